@@ -1,0 +1,1 @@
+"""From features to behaviour: the policy families, their action heads, chunk execution."""

@@ -1,0 +1,1 @@
+"""From an action chunk to motors. Imports numpy and the contract, never torch or mujoco."""

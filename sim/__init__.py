@@ -1,0 +1,1 @@
+"""Tasks made of physics, their experts, rollouts, evaluation and reports."""

@@ -1,0 +1,1 @@
+"""The suites: `tabletop` (ours, needs no renderer) and `metaworld` (third party)."""

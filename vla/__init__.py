@@ -1,0 +1,1 @@
+"""The contract, the data, the backbones, the one trainer and the command line."""
