@@ -1,0 +1,66 @@
+# make help lists the targets. Everything but setup, lock and check-lerobot-policies works offline.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTHON_VERSION := 3.12
+WORKERS ?= 2
+# Threads of torch and BLAS in each test worker: more only make the workers fight over the cores.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+# The uv on PATH when it runs (a pyenv shim may stand there and not), else the one that $(OWN_UV) makes.
+OWN_UV := .venv-uv/bin/uv
+UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CURDIR)/$(OWN_UV))
+COMPILE = $(UV) pip compile --quiet --python-version $(PYTHON_VERSION) --no-emit-index-url --no-emit-find-links --no-header
+
+.PHONY: help setup demo check test test-all bench lock check-lerobot-policies
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 26
+
+setup: $(STAMP) ## make .venv (Python 3.12) from requirements.lock, with the project in it, editable
+
+$(STAMP): requirements.lock pyproject.toml
+	@[ "$(UV)" = uv ] || $(MAKE) --no-print-directory $(OWN_UV)
+	@$(BIN)/python --version >/dev/null 2>&1 || $(UV) venv --quiet --clear --python $(PYTHON_VERSION) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# --target also works where the system's Python is externally managed; venv where there is no pip at all.
+# .python-version makes pyenv's python3 fail when it has no such version: hence the second interpreter.
+$(OWN_UV):
+	@for python in python3 /usr/bin/python3; do \
+	  $$python -m pip install --quiet --upgrade --target .venv-uv uv 2>/dev/null && break; \
+	  $$python -m venv --clear .venv-uv 2>/dev/null && .venv-uv/bin/python -m pip install --quiet uv && break; \
+	done; \
+	$@ --version >/dev/null 2>&1 || { echo "uv is missing and pip cannot install it: install uv, then run make setup again" >&2; exit 1; }
+
+demo: setup ## collect, train, evaluate and report on the simulated arm, on this machine's CPU
+	$(BIN)/vla demo
+
+check: setup ## format, lint, types, import order
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check ## what CI runs: check, then every test that is not slow
+	$(TEST) -m "not slow"
+
+test-all: check ## check, then every test
+	$(TEST)
+
+bench: setup ## run every benchmark; results lie in outputs/bench/
+	@mkdir -p outputs/bench
+	for file in tests/benchmarks/[a-z]*.py; do \
+	  name=$$(basename $$file .py); $(BIN)/vla bench $$name --json outputs/bench/$$name.json; \
+	done
+
+lock: $(STAMP) ## write requirements.lock again: pins, hashes, no index address (LOCK_FLAGS=--upgrade moves the pins)
+	$(COMPILE) --generate-hashes --group dev $(LOCK_FLAGS) pyproject.toml -o requirements.lock
+
+check-lerobot-policies: $(STAMP) ## LeRobot's own policies resolve beside ours, at the locked versions
+	echo 'lerobot[pi,smolvla,diffusion]' | $(COMPILE) --constraints requirements.lock - | grep -E '^(lerobot|torch|transformers|diffusers|numpy)=='
