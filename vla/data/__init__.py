@@ -1,0 +1,1 @@
+"""Robot episodes and human video: reading, writing, importing, looking at them."""

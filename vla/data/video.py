@@ -1,0 +1,115 @@
+"""Frames in and out of mp4, by timestamp, through PyAV (no ffmpeg program needed)."""
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from vla.errors import UnderstudyError
+
+CRF = 18
+GOP = 2
+"""Every second frame is a key frame: any frame is at most two decodes away, as in LeRobot's own videos."""
+
+
+def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
+    """H.264 mp4 of [T, H, W, 3] uint8, frame *t* at ``t / fps`` seconds; odd sizes are kept (in yuv444p)."""
+    _, height, width, _ = frames.shape
+    rate = Fraction(fps).limit_denominator(1001)
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF), "preset": "veryfast"})
+        stream.width, stream.height = width, height
+        stream.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
+        stream.gop_size = GOP
+        stream.codec_context.max_b_frames = 0
+        stream.time_base = 1 / rate
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return sink.getvalue()
+
+
+def decode_span(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
+    """``count`` frames [T, H, W, 3] uint8 at ``start_s``, ``start_s + 1/fps``, …
+
+    Raises `UnderstudyError` naming the file when it is missing, damaged, or ends before the last frame.
+    """
+    return decode_at(path, start_s + np.arange(count) / fps, tolerance_s=0.5 / fps)
+
+
+def decode_at(path: Path, stamps_s: np.ndarray, *, tolerance_s: float) -> np.ndarray:
+    """The frames [T, H, W, 3] uint8 nearest to ``stamps_s`` [T] (ascending), none farther than ``tolerance_s``."""
+    frames: list[np.ndarray] = []
+    best: tuple[float, np.ndarray] | None = None
+    wanted = iter(np.asarray(stamps_s, np.float64))
+    target = next(wanted, None)
+    for stamp, frame in _decoded(path, float(stamps_s[0]) if len(stamps_s) else 0.0):
+        while target is not None and best is not None and abs(best[0] - target) <= abs(stamp - target):
+            frames.append(_within(path, best, target, tolerance_s))
+            target = next(wanted, None)
+        if target is None:
+            break
+        best = (stamp, frame)
+    while target is not None:
+        if best is None or target - best[0] > tolerance_s:
+            raise UnderstudyError(
+                f"{path} ends after {len(frames)} of the {len(stamps_s)} frames that its dataset promises; "
+                "the video is truncated: fetch it again, or leave this episode out"
+            )
+        frames.append(_within(path, best, target, tolerance_s))
+        target = next(wanted, None)
+    return np.stack(frames)
+
+
+def _within(path: Path, best: tuple[float, np.ndarray], target: float, tolerance_s: float) -> np.ndarray:
+    stamp, frame = best
+    if abs(stamp - target) > tolerance_s:
+        raise UnderstudyError(
+            f"{path} has no frame at {target:.4f} s: the nearest is at {stamp:.4f} s, "
+            f"more than {tolerance_s:.4f} s away"
+        )
+    return frame
+
+
+def decode_all(path: Path) -> np.ndarray:
+    """Every frame of a video [T, H, W, 3] uint8; raises `UnderstudyError` naming a damaged file."""
+    frames = [frame for _, frame in _decoded(path, 0.0)]
+    if not frames:
+        raise UnderstudyError(f"{path} holds no frame that can be decoded; fetch it again")
+    return np.stack(frames)
+
+
+def _decoded(path: Path, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
+    """(presentation time in seconds, RGB frame), from the last key frame at or before ``start_s``."""
+    if not path.is_file():
+        raise UnderstudyError(f"there is no video {path}")
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            if start_s > 0:
+                container.seek(max(0, round(start_s / stream.time_base) - 1), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.pts is not None:
+                    yield float(frame.pts * stream.time_base), frame.to_ndarray(format="rgb24")
+    except (FFmpegError, IndexError) as error:
+        raise UnderstudyError(f"{path} is damaged and cannot be decoded ({error}); fetch it again") from error
+
+
+def probe(path: Path) -> tuple[int, float]:
+    """Number of frames and duration [s] of a video's packets, without decoding; `UnderstudyError` when damaged."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.pts is not None and packet.size]
+            end = max((packet.pts + (packet.duration or 0) for packet in packets), default=0)
+            return len(packets), float(end * stream.time_base)
+    except (FFmpegError, IndexError) as error:
+        raise UnderstudyError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
