@@ -1,0 +1,22 @@
+"""What every action head promises."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from vla.backbones.backbone import TokenGroup
+
+
+class ActionHead(Protocol):
+    """From features to a chunk of normalised actions. An ``nn.Module`` with these members."""
+
+    noise_shape: tuple[int, int]
+    """[pred_horizon, A]: what `sample` wants of standard normal noise for each sample; heads without noise ignore it."""
+
+    def loss(self, context: TokenGroup, actions: Tensor, mask: Tensor) -> Tensor:
+        """The training loss of the true ``actions`` [B, N, A]; ``mask`` [B, N] is true where a row counts."""
+        ...
+
+    def sample(self, context: TokenGroup, noise: Tensor) -> Tensor:
+        """Normalised actions [B, N, A] for the features, a pure function of them and of ``noise`` [B, N, A]."""
+        ...

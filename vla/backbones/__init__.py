@@ -1,0 +1,1 @@
+"""From images and words to tokens that an action head can read."""

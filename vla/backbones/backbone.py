@@ -1,0 +1,32 @@
+"""What every backbone promises, so that heads and policies need not know which one they sit on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenGroup:
+    """Features for an action head: ``tokens`` [B, N, D] and ``mask`` [B, N] (true where a token is real)."""
+
+    tokens: Tensor
+    mask: Tensor
+
+
+class Backbone(Protocol):
+    """Images, words and proprio in; tokens out. An ``nn.Module`` with these members."""
+
+    width: int
+
+    def tokenize(self, instructions: Sequence[str]) -> Tensor:
+        """Token ids [B, L] int64 for a batch of instructions, padded with the backbone's own padding id."""
+        ...
+
+    def __call__(self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor) -> TokenGroup:
+        """Encode a batch.
+
+        ``images``: camera → [B, H, W, 3] uint8; ``proprio`` [B, P] normalised; ``text`` [B, L] ids from `tokenize`.
+        """
+        ...
