@@ -2,6 +2,7 @@
 
 import errno
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -159,9 +160,16 @@ class EpisodeWriter:
             for path, content in [*new[:-1], *tasks, *new[-1:], *others]:
                 layout.write_atomic(path, content)
         except OSError as error:
-            for path, _ in reversed(new):
-                path.unlink(missing_ok=True)
+            self._take_back([path for path, _ in new])
             raise UnderstudyError(self._failure(error)) from error
+
+    def _take_back(self, new: list[Path]) -> None:
+        """Undo a save that failed half-way; what cannot be undone on a sick disk is left to ``vla data repair``."""
+        with suppress(OSError):
+            for path in reversed(new):
+                path.unlink(missing_ok=True)
+            for path, content in self._head_files(self.num_episodes, self._num_frames, self._tasks, self._stats):
+                layout.write_atomic(path, content)
 
     def _failure(self, error: OSError) -> str:
         why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"cannot write ({error})"

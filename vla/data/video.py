@@ -21,7 +21,7 @@ def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
     _, height, width, _ = frames.shape
     rate = Fraction(fps).limit_denominator(1001)
     sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(sink, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options={"crf": str(CRF), "preset": "veryfast"})
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv420p" if height % 2 == width % 2 == 0 else "yuv444p"
