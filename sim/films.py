@@ -23,7 +23,9 @@ IMAGE_FORMATS = {".gif": "GIF", ".webp": "WEBP"}
 # Okabe and Ito's palette: told apart by people who do not tell red from green.
 SUCCESS, FAILURE, UNJUDGED = (0, 158, 115), (213, 94, 0), (120, 126, 136)
 PAPER, INK = (18, 22, 28), (236, 239, 244)
-BORDER, GAP = 3, 8
+BORDER, GAP, MIN_WIDTH, DIMMED = 3, 8, 192, 0.65
+LINE = 18
+CAPTION_HEIGHT = 4 * LINE + 6
 
 
 @dataclass(frozen=True)
@@ -107,36 +109,46 @@ def tile(
     checked = [_checked(film) for film in films]
     if len({film.shape[1:] for film in checked}) > 1:
         raise UnderstudyError(f"films of different sizes cannot be tiled: {sorted({f.shape[1:3] for f in checked})}")
-    length = max(len(film) for film in checked)
-    cells = [_cell(film, caption, length) for film, caption in zip(checked, captions, strict=True)]
-    wins = [cell for cell, caption in zip(cells, captions, strict=True) if caption.success]
-    rest = [cell for cell, caption in zip(cells, captions, strict=True) if not caption.success]
-    blocks = [_block(group, rows) for group in (wins, rest) if group]
-    height = max(block.shape[1] for block in blocks)
-    blocks = [_padded(block, height - block.shape[1], 0) for block in blocks]
-    between = np.full((length, height, 3 * GAP, 3), PAPER, np.uint8)
-    return blocks[0] if len(blocks) == 1 else np.concatenate([blocks[0], between, blocks[1]], axis=2)
+    factor = max(1, ceil(MIN_WIDTH / checked[0].shape[2]))
+    length, (height, width) = max(len(film) for film in checked), (factor * side for side in checked[0].shape[1:3])
+    cell = (CAPTION_HEIGHT + height + BORDER, width + 2 * BORDER)
+    corners, size = _grid([bool(caption.success) for caption in captions], cell, rows)
+    canvas = np.full((length, *size, 3), PAPER, np.uint8)
+    for film, caption, (top, left) in zip(checked, captions, corners, strict=True):
+        _draw(canvas[:, top : top + cell[0], left : left + cell[1]], film, caption, factor)
+    return canvas
 
 
-def _cell(film: np.ndarray, caption: Caption, length: int) -> np.ndarray:
-    """Caption over film inside a border of the outcome's colour; ``length`` frames long."""
-    factor = max(1, ceil(192 / film.shape[2]))
-    film = film.repeat(factor, axis=1).repeat(factor, axis=2)
+def _grid(wins: Sequence[bool], cell: tuple[int, int], rows: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """The (top, left) pixel of every cell, and the (height, width) of the whole: wins in the left block."""
+    counts = {side: sum(won is side for won in wins) for side in (True, False)}
+    columns = {side: ceil(count / rows) for side, count in counts.items()}
+    height, width = cell[0] + GAP, cell[1] + GAP
+    right = columns[True] * width + (3 * GAP if all(counts.values()) else 0)
+    corners, seen = [], {True: 0, False: 0}
+    for won in wins:
+        row, column = divmod(seen[won], columns[won])
+        corners.append((row * height, column * width + (0 if won else right)))
+        seen[won] += 1
+    highest = max(ceil(counts[side] / columns[side]) for side in counts if counts[side])
+    return corners, (highest * height, right + columns[False] * width)
+
+
+def _draw(view: np.ndarray, film: np.ndarray, caption: Caption, factor: int) -> None:
+    """Caption over film inside a border of the outcome's colour, into ``view`` [T, H, W, 3]."""
     colour = UNJUDGED if caption.success is None else SUCCESS if caption.success else FAILURE
-    header = np.asarray(_caption(caption, film.shape[2] + 2 * BORDER, colour))
-    height, width = film.shape[1:3]
-    cell = np.full((length, height + len(header) + BORDER, width + 2 * BORDER, 3), colour, np.uint8)
-    cell[:, : len(header)] = header
-    place = np.s_[:, len(header) : len(header) + height, BORDER : BORDER + width]
-    cell[: len(film)][place] = film
-    cell[len(film) :][place] = film[-1] // 2
-    return cell
+    view[:] = colour
+    view[:, :CAPTION_HEIGHT] = np.asarray(_caption(caption, view.shape[2], colour))
+    inside = view[:, CAPTION_HEIGHT:-BORDER, BORDER:-BORDER]
+    for row, column in np.ndindex(factor, factor):
+        inside[: len(film), row::factor, column::factor] = film
+    inside[len(film) :] = inside[len(film) - 1] * DIMMED
 
 
 def _caption(caption: Caption, width: int, colour: tuple[int, int, int]) -> Image.Image:
     """Instruction (two lines at most), outcome with a mark that is a shape as well as a colour, and the seed."""
-    font, line = ImageFont.load_default(13), 18
-    picture = Image.new("RGB", (width, 4 * line + 6), PAPER)
+    font, line = ImageFont.load_default(13), LINE
+    picture = Image.new("RGB", (width, CAPTION_HEIGHT), PAPER)
     draw = ImageDraw.Draw(picture)
     for row, text in enumerate(_wrapped(caption.instruction, font, width - 10)):
         draw.text((5, 3 + row * line), text, INK, font)
@@ -170,19 +182,3 @@ def _wrapped(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, widt
     elif words or line:
         done[-1] += " …"
     return done
-
-
-def _block(cells: list[np.ndarray], rows: int) -> np.ndarray:
-    """Cells in a grid filled row by row, at most ``rows`` high."""
-    columns = ceil(len(cells) / rows)
-    spaced = [_padded(cell, GAP, GAP) for cell in cells]
-    blank = np.full_like(spaced[0], PAPER)
-    spaced += [blank] * (-len(spaced) % columns)
-    lines = [np.concatenate(spaced[i : i + columns], axis=2) for i in range(0, len(spaced), columns)]
-    return np.concatenate(lines, axis=1)
-
-
-def _padded(film: np.ndarray, down: int, right: int) -> np.ndarray:
-    bigger = np.full((len(film), film.shape[1] + down, film.shape[2] + right, 3), PAPER, np.uint8)
-    bigger[:, : film.shape[1], : film.shape[2]] = film
-    return bigger
