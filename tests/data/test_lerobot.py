@@ -60,7 +60,8 @@ def test_video_comes_back_nearly_the_same_and_smaller_formats_do_not_shift_frame
     for index, episode in enumerate(episodes):
         same(dataset.episode(index), episode, tolerance=12)
         brightness = dataset.frames(index, "top").reshape(12, -1).mean(1)
-        np.testing.assert_allclose(brightness, episode.images["top"]().reshape(12, -1).mean(1), atol=1.0)
+        # ffmpeg's conversion to RGB rounds down by 1.1 to 1.7 levels; neighbouring frames are 6 levels apart.
+        np.testing.assert_allclose(brightness, episode.images["top"]().reshape(12, -1).mean(1), atol=2.5)
 
 
 def test_odd_image_sizes_and_single_entry_vectors(tmp_path, spec, make_episode, same):

@@ -90,12 +90,12 @@ class Dataset:
         if not np.all(table["episode_index"].to_numpy() == index):
             raise self._torn(f"{self._data_path(self._row(index))} holds other episodes than meta/episodes says")
         length = table.num_rows
-        state = _matrix(table[layout.STATE]) if self.spec.proprio_names else np.zeros((length, 0), np.float32)
+        state = matrix(table[layout.STATE]) if self.spec.proprio_names else np.zeros((length, 0), np.float32)
         if layout.STAMP in table.column_names:
             stamps = table[layout.STAMP].to_numpy().reshape(-1).astype(np.int64)
         else:
             stamps = np.round(table["timestamp"].to_numpy().astype(np.float64) * NANOSECONDS).astype(np.int64)
-        return {"proprio": state, "actions": _matrix(table[layout.ACTION]), "stamps_ns": stamps}
+        return {"proprio": state, "actions": matrix(table[layout.ACTION]), "stamps_ns": stamps}
 
     def frames(self, index: int, camera: str) -> np.ndarray:
         """All images of one camera in one episode, decoded: [T, H, W, 3] uint8 RGB."""
@@ -305,7 +305,7 @@ def _groups(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int]
     return chosen, offset
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+def matrix(column: pa.ChunkedArray) -> np.ndarray:
     """[T, D] float32 from a list column (or from a scalar one: D = 1)."""
     flat = column.combine_chunks()
     values = flat.flatten() if pa.types.is_nested(flat.type) else flat

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from av.error import FFmpegError
 
@@ -36,16 +37,24 @@ def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
     return sink.getvalue()
 
 
-def decode_span(path: Path, *, start_s: float, count: int, fps: float) -> np.ndarray:
-    """``count`` frames [T, H, W, 3] uint8 at ``start_s``, ``start_s + 1/fps``, …
+def decode_span(
+    path: Path, *, start_s: float, count: int, fps: float, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """``count`` frames [T, H, W, 3] uint8 at ``start_s``, ``start_s + 1/fps``, …, shrunk to ``size`` (H, W) if given.
 
     Raises `UnderstudyError` naming the file when it is missing, damaged, or ends before the last frame.
     """
-    return decode_at(path, start_s + np.arange(count) / fps, tolerance_s=0.5 / fps)
+    return decode_at(path, start_s + np.arange(count) / fps, tolerance_s=0.5 / fps, size=size)
 
 
-def decode_at(path: Path, stamps_s: np.ndarray, *, tolerance_s: float) -> np.ndarray:
-    """The frames [T, H, W, 3] uint8 nearest to ``stamps_s`` [T] (ascending), none farther than ``tolerance_s``."""
+def decode_at(
+    path: Path, stamps_s: np.ndarray, *, tolerance_s: float, size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The frames [T, H, W, 3] uint8 nearest to ``stamps_s`` [T] (ascending), none farther than ``tolerance_s``.
+
+    With ``size`` (H, W) each frame is resized by area as it is decoded, so that a long video never lies in memory at
+    its full size.
+    """
     frames: list[np.ndarray] = []
     best: tuple[float, np.ndarray] | None = None
     wanted = iter(np.asarray(stamps_s, np.float64))
@@ -56,7 +65,7 @@ def decode_at(path: Path, stamps_s: np.ndarray, *, tolerance_s: float) -> np.nda
             target = next(wanted, None)
         if target is None:
             break
-        best = (stamp, frame)
+        best = (stamp, frame if size is None else resized(frame, size))
     while target is not None:
         if best is None or target - best[0] > tolerance_s:
             raise UnderstudyError(
@@ -78,6 +87,11 @@ def _within(path: Path, best: tuple[float, np.ndarray], target: float, tolerance
     return frame
 
 
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image [H, W, 3] uint8 at ``size`` (H, W): every new pixel is the mean of the area that it covers."""
+    return image if image.shape[:2] == size else cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+
+
 def decode_all(path: Path) -> np.ndarray:
     """Every frame of a video [T, H, W, 3] uint8; raises `UnderstudyError` naming a damaged file."""
     frames = [frame for _, frame in _decoded(path, 0.0)]
@@ -96,11 +110,26 @@ def _decoded(path: Path, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
             stream.thread_type = "AUTO"
             if start_s > 0:
                 container.seek(max(0, round(start_s / stream.time_base) - 1), stream=stream, backward=True)
-            for frame in container.decode(stream):
+            for number, frame in enumerate(container.decode(stream)):
+                # A decoder hides damage by repeating what it has; it only tells by this mark.
+                if frame.is_corrupt:
+                    raise UnderstudyError(f"{path} is damaged at decoded frame {number}; fetch it again")
                 if frame.pts is not None:
                     yield float(frame.pts * stream.time_base), frame.to_ndarray(format="rgb24")
     except (FFmpegError, IndexError) as error:
         raise UnderstudyError(f"{path} is damaged and cannot be decoded ({error}); fetch it again") from error
+
+
+def frame_size(path: Path) -> tuple[int, int]:
+    """Height and width of a video in pixels; `UnderstudyError` when it is missing or damaged."""
+    if not path.is_file():
+        raise UnderstudyError(f"there is no video {path}")
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return stream.height, stream.width
+    except (FFmpegError, IndexError) as error:
+        raise UnderstudyError(f"{path} is damaged and cannot be read ({error}); fetch it again") from error
 
 
 def probe(path: Path) -> tuple[int, float]:
