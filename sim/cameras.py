@@ -14,6 +14,8 @@ picture on every machine, no window system, no drivers. It draws flat materials 
 with the pixels; OpenGL wins above about 128 pixels, and on scenes made of meshes.
 """
 
+import atexit
+import weakref
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -186,7 +188,8 @@ class GLCamera:
     """A camera through OpenGL, quick by default: no shadows, no reflections, no anti-aliasing.
 
     ``nice`` gives all three (on a software rasteriser about forty times slower: for films, not for policies). The model
-    is left as it was found. Frees its context in `close`, or when collected.
+    is left as it was found. Cameras of one size on one model share an OpenGL context, which is freed with the last
+    of them, by `close` or when collected.
     """
 
     def __init__(
@@ -205,40 +208,71 @@ class GLCamera:
             )
         self.height, self.width = height, width
         self._id = camera_id(model, camera)
-        self._renderer = _offscreen(model, height, width, samples=4 if nice else 0)
+        key = (id(model), height, width, nice)
+        self._screen: _Screen | None = _SCREENS.get(key) or _Screen(model, height, width, nice=nice)
+        _SCREENS[key] = self._screen
         self._option = mujoco.MjvOption()
         self._option.sitegroup[:] = _VISIBLE if sites else 0
-        if not nice:
-            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-                self._renderer.scene.flags[flag] = 0
 
     def render(self, data: mujoco.MjData) -> np.ndarray:
         """The colours alone, [H, W, 3] uint8."""
-        self._renderer.update_scene(data, self._id, self._option)
-        return self._renderer.render()
+        return self._renderer(data).render()
 
     def picture(self, data: mujoco.MjData) -> Picture:
         """Colours, depth and segmentation, in three passes."""
-        color = self.render(data)
-        self._renderer.enable_depth_rendering()
-        depth = self._renderer.render()
-        self._renderer.enable_segmentation_rendering()
-        ids, kinds = np.moveaxis(self._renderer.render(), -1, 0)
-        self._renderer.disable_segmentation_rendering()
+        renderer = self._renderer(data)
+        color = renderer.render()
+        renderer.enable_depth_rendering()
+        depth = renderer.render()
+        renderer.enable_segmentation_rendering()
+        ids, kinds = np.moveaxis(renderer.render(), -1, 0)
+        renderer.disable_segmentation_rendering()
         depth = np.where(kinds < 0, np.inf, depth).astype(np.float32)
         return Picture(color, depth, np.where(kinds == mujoco.mjtObj.mjOBJ_GEOM, ids, -1).astype(np.int32))
 
     def close(self) -> None:
-        """Free the OpenGL context."""
-        self._renderer.close()
+        """Let go of the OpenGL context."""
+        self._screen = None
+
+    def _renderer(self, data: mujoco.MjData) -> mujoco.Renderer:
+        if self._screen is None:
+            raise UnderstudyError("this camera has been closed; make a new one")
+        self._screen.renderer.update_scene(data, self._id, self._option)
+        return self._screen.renderer
 
 
-def _offscreen(model: mujoco.MjModel, height: int, width: int, *, samples: int) -> mujoco.Renderer:
+class _Screen:
+    """An OpenGL context with one model loaded into it."""
+
+    def __init__(self, model: mujoco.MjModel, height: int, width: int, *, nice: bool) -> None:
+        self.renderer = _offscreen(model, height, width, nice=nice)
+        self._free = weakref.finalize(self, _free, self.renderer)
+        # Not weakref's own hook: only what is registered after the context was made runs before MuJoCo shuts EGL down.
+        self._free.atexit = False
+        atexit.register(self._free)
+
+
+_SCREENS: weakref.WeakValueDictionary[tuple[int, int, int, bool], _Screen] = weakref.WeakValueDictionary()
+
+
+def _free(renderer: mujoco.Renderer) -> None:
+    """Free a context from within itself: from within another one, it would take that one's buffers with it."""
+    renderer._gl_context.make_current()
+    renderer.close()
+
+
+def _offscreen(model: mujoco.MjModel, height: int, width: int, *, nice: bool) -> mujoco.Renderer:
     """A renderer whose buffer has just this size; the model's own wishes are put back."""
     quality, size = model.vis.quality, model.vis.global_
-    before = quality.offsamples, size.offheight, size.offwidth
-    quality.offsamples, size.offheight, size.offwidth = samples, height, width
+    before = quality.offsamples, quality.shadowsize, size.offheight, size.offwidth
+    size.offheight, size.offwidth = height, width
+    # a shadow map that nobody draws into would still take 64 MB
+    quality.offsamples, quality.shadowsize = (4, quality.shadowsize) if nice else (0, 0)
     try:
-        return mujoco.Renderer(model, height, width)
+        renderer = mujoco.Renderer(model, height, width)
     finally:
-        quality.offsamples, size.offheight, size.offwidth = before
+        quality.offsamples, quality.shadowsize, size.offheight, size.offwidth = before
+    if not nice:
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = 0
+    return renderer
