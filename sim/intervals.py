@@ -1,5 +1,6 @@
 """How sure counts of successes make us: intervals of a rate, and of the paired difference of two rates."""
 
+from collections.abc import Sequence
 from math import comb, sqrt
 from statistics import NormalDist
 
@@ -26,15 +27,26 @@ def wilson(successes: int, episodes: int, confidence: float = 0.95) -> tuple[flo
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided exact p value of McNemar's test from the two discordant counts."""
+    """Two-sided exact p value of McNemar's test from the two discordant counts; 1 when there are none."""
     discordant = only_a + only_b
     tail = sum(comb(discordant, k) for k in range(min(only_a, only_b) + 1))
     return min(1.0, 2 * tail / 2**discordant)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: each p value made larger for having looked at ``len(p_values)`` of them."""
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
 def newcombe(both: int, only_a: int, only_b: int, neither: int, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of the paired difference ``rate_b - rate_a`` by Newcombe's method 10 (Wilson limits, joined)."""
     pairs = both + only_a + only_b + neither
+    if min(both, only_a, only_b, neither) < 0 or pairs == 0:
+        raise UnderstudyError(f"paired counts must be 0 or more, not all 0; got {both}, {only_a}, {only_b}, {neither}")
     with_b, with_a = both + only_b, both + only_a
     rate_b, rate_a = with_b / pairs, with_a / pairs
     low_b, high_b = wilson(with_b, pairs, confidence)

@@ -1,6 +1,16 @@
 """Write an evaluation down twice: ``report.json`` for machines and one ``report.html`` for people.
 
-    write_report("outputs/eval", summarize(results), curves=run / "metrics.jsonl", films={"All tasks": "all.mp4"})
+    folder = Path("outputs/eval")
+    write_film(folder / "films/lift-7.mp4", frames, fps=20)  # named by EpisodeResult.film = "films/lift-7.mp4"
+    report = summarize(results, wall_s={"evaluate": 41.0}, provenance={"command": "vla eval …", "checkpoint": "…"})
+    write_report(
+        folder,
+        report,
+        curves="outputs/train/metrics.jsonl",  # or {"Policy": …, "Representation": …}
+        films={"All tasks": folder / "all.mp4"},  # overview films; those of the episodes are found by themselves
+        action_plots={"Real recording, open loop": {"names": names, "recorded": actions, "predicted": predicted}},
+        pictures={"What the camera sees": "camera.png"},
+    )
 
 The page carries its films, pictures and charts inside itself. What goes beyond ``embed_limit`` bytes in all stays a
 file in the same folder, beside the page; there is no script, and nothing is ever fetched from elsewhere.
@@ -10,7 +20,7 @@ import json
 import shutil
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
@@ -38,7 +48,7 @@ def write_report(
     folder: str | Path,
     report: Mapping[str, Any],
     *,
-    curves: str | Path | None = None,
+    curves: str | Path | Mapping[str, str | Path] | None = None,
     films: Mapping[str, str | Path] | None = None,
     action_plots: Mapping[str, Mapping[str, Any]] | None = None,
     pictures: Mapping[str, str | Path] | None = None,
@@ -47,15 +57,17 @@ def write_report(
     """Write ``report.json`` and ``report.html`` into ``folder`` and return the path of the page.
 
     ``report``: from `sim.results.summarize`; the films that its episodes name are looked for in ``folder``.
-    ``curves``: a ``metrics.jsonl`` with a ``step`` in every line. ``films`` and ``pictures``: caption → file, copied
-    into ``folder`` when it is elsewhere. ``action_plots``: title → ``{"names": [A], "recorded": [T, A],
-    "predicted": [T, A]}`` for open-loop predictions, or ``{"names": [A], "executed": [T, A]}`` for an episode.
+    ``curves``: a ``metrics.jsonl`` with a ``step`` in every line, or title → such a file. ``films`` and ``pictures``:
+    caption → file, copied into ``folder`` when it is elsewhere. ``action_plots``: title → ``{"names": [A], …}`` with
+    one to four of ``recorded``, ``expert``, ``predicted`` and ``executed`` [T, A], in physical units; where there is a
+    prediction, its mean absolute error per dimension, against the recording or the expert, is worked out.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     full = dict(report)
     if curves is not None:
-        full["curves"] = read_curves(curves)
+        runs = curves if isinstance(curves, Mapping) else {"": curves}
+        full["curves"] = {title: read_curves(path) for title, path in runs.items()}
     if action_plots:
         full["action_plots"] = {title: _action_plot(title, plot) for title, plot in action_plots.items()}
     for name, files in (("films", films), ("pictures", pictures)):
@@ -119,7 +131,13 @@ def _action_plot(title: str, plot: Mapping[str, Any]) -> dict[str, Any]:
             f"the action plot {title!r} needs [T, {len(names)}] values (one column per name) under one of "
             f"{', '.join(ACTION_LINES)}; got {shapes or 'none of them'}"
         )
-    return {"names": names, **{kind: np.round(line, 5).tolist() for kind, line in lines.items()}}
+    written: dict[str, Any] = {"names": names, **{kind: np.round(line, 5).tolist() for kind, line in lines.items()}}
+    truth = next((lines[kind] for kind in ("recorded", "expert") if kind in lines), None)
+    if truth is not None and "predicted" in lines:
+        length = min(len(truth), len(lines["predicted"]))
+        error = np.abs(truth[:length] - lines["predicted"][:length])
+        written["mean_abs_error"] = np.round(error.mean(axis=0), 6).tolist()
+    return written
 
 
 def _adopt(folder: Path, file: Path, kind: str) -> str:
@@ -144,9 +162,8 @@ def _media(report: Mapping[str, Any]) -> Iterator[str]:
     """Every film and picture of the page, the most telling first: one success and one failure of every task."""
     yield from report.get("films", {}).values()
     yield from report.get("pictures", {}).values()
-    sides = chain.from_iterable(films_shown(entry) for entry in report["tasks"].values())
-    for rank in zip_longest(*sides):
-        yield from (row["film"] for row in rank if row is not None)
+    for rank in zip_longest(*(films_shown(report, task) for task in report["tasks"])):
+        yield from (shown[1]["film"] for shown in rank if shown is not None)
 
 
 def _embedded(folder: Path, paths: Iterable[str], limit: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The charts of a report: inline SVG that takes its colours from the page, light or dark, and needs no script."""
+"""The charts of the pages: inline SVG that takes its colours from the page, light or dark, and needs no script."""
 
 from collections.abc import Mapping, Sequence
 from math import floor, isfinite, log10
@@ -33,7 +33,7 @@ def interval_bar(entry: Mapping[str, float], kind: str, marks: Mapping[str, floa
         el("line", x1=_percent(rate), x2=_percent(rate), y1=0, y2=22, class_=f"tick {name}")
         for name, rate in (marks or {}).items()
     ]
-    label = f"{entry['success_rate']:.1%}, 95 % interval {low:.1%} to {high:.1%}"
+    label = f"{entry['success_rate']:.1%}, 95% interval {low:.1%} to {high:.1%}"
     return el(
         "svg",
         el("rect", x=0, y=3, width="100%", height=16, class_="track"),
@@ -52,7 +52,9 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}%"
 
 
-def line_chart(title: str, x: Sequence[float], series: Series, *, unit: str = "", log: bool | None = None) -> Markup:
+def line_chart(
+    title: str, x: Sequence[float], series: Series, *, unit: str = "", log: bool | None = None, note: str = ""
+) -> Markup:
     """Lines over ``x``; a None is a gap. ``log=None`` decides by the spread of the values. Up to four series."""
     values = [value for line in series.values() for value in line if value is not None]
     if not values or not len(x):
@@ -74,8 +76,10 @@ def line_chart(title: str, x: Sequence[float], series: Series, *, unit: str = ""
         y = f"{down(tick):.1f}"
         grid.append(el("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, class_="grid"))
         grid.append(el("text", short(tick), x=LEFT - 6, y=f"{down(tick) + 3.5:.1f}", text_anchor="end"))
-    for tick in _ticks(start, end, 4):
-        grid.append(el("text", short(tick), x=f"{across(tick):.1f}", y=HEIGHT - 8, text_anchor="middle"))
+    grid += [
+        el("text", short(tick), x=f"{across(tick):.1f}", y=HEIGHT - 8, text_anchor="middle")
+        for tick in _ticks(start, end, 4)
+    ]
     lines = [
         el(
             "path",
@@ -88,8 +92,9 @@ def line_chart(title: str, x: Sequence[float], series: Series, *, unit: str = ""
         "svg", *grid, *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", class_="chart", role="img",
         aria_label=f"{title}: from {short(min(values))} to {short(max(values))} {unit}".strip(),
     )  # fmt: skip
-    scale = [el("span", " log scale", class_="muted")] if log else []
-    return el("figure", el("figcaption", title, f" [{unit}]" if unit else None, *scale), drawing, class_="panel")
+    remark = " · ".join(part for part in (note, "log scale" if log else "") if part)
+    caption = el("figcaption", title, f" [{unit}]" if unit else None, el("span", f" {remark}", class_="muted"))
+    return el("figure", caption, drawing, class_="panel")
 
 
 def legend(names: Sequence[str]) -> Markup:
@@ -99,6 +104,24 @@ def legend(names: Sequence[str]) -> Markup:
         for i, name in enumerate(names)
     ]
     return el("p", *keys, class_="legend")
+
+
+def difference_bar(difference: float, interval: Sequence[float], span: float) -> Markup:
+    """A difference of two rates as a dot with its interval as whiskers, on an axis from ``-span`` to ``span``."""
+    low, here, high = (f"{50 + 50 * value / span:.2f}%" for value in (interval[0], difference, interval[1]))
+    return el(
+        "svg",
+        el("rect", x=0, y=3, width="100%", height=16, class_="track"),
+        el("line", x1="50%", x2="50%", y1=0, y2=22, class_="zero"),
+        el("line", x1=low, x2=high, y1=11, y2=11, class_="whisker"),
+        *[el("line", x1=end, x2=end, y1=6, y2=16, class_="whisker") for end in (low, high)],
+        el("circle", cx=here, cy=11, r=4.5, class_="dot"),
+        class_="bar",
+        height=22,
+        width="100%",
+        role="img",
+        aria_label=f"difference {difference:+.1%}, 95% interval {interval[0]:+.1%} to {interval[1]:+.1%}",
+    )
 
 
 def episode_strip(details: Sequence[Mapping[str, object]]) -> Markup:
@@ -161,5 +184,6 @@ def scalar_panels(rows: Mapping[str, Sequence[float | None]], steps: Sequence[fl
         logged = [(step, value) for step, value in zip(steps, rows[name], strict=True) if value is not None]
         if logged:
             x, line = zip(*logged, strict=True)
-            panels.append(line_chart(name, x, {name: line}, unit=UNITS.get(name, "")))
+            log = None if "loss" in name else False
+            panels.append(line_chart(name, x, {name: line}, unit=UNITS.get(name, ""), log=log))
     return join(*panels)

@@ -5,28 +5,25 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sim.report_charts import episode_strip, interval_bar, legend, line_chart, scalar_panels, short
-from sim.report_markup import Markup, el, join
-from sim.report_style import STYLE
-from sim.results import CONDITIONS, p_text
+from sim.report_markup import Markup, document, el, join
+from sim.results import p_text
 
-FILMS_PER_OUTCOME = 4
-OPEN_TASKS = 8
+OPEN_TASKS = 12
 """With more tasks than this, the films start folded away."""
 
 WHO = {
-    "policy": "The policy",
     "expert": "Scripted expert (ceiling)",
-    "random": "Random actions (floor)",
+    "policy": "The policy",
     "wrong-instruction": "The policy, told a wrong instruction",
+    "random": "Random actions (floor)",
 }
+COLUMNS = {"random": "Random", "expert": "Expert", "wrong-instruction": "Wrong instruction"}
 VERDICTS = {
     True: ("ok", "✓ better than random"),
-    False: ("ko", "✗ no better than random"),
-    None: ("unknown", "no random floor measured"),
+    False: ("ko", "✗ not shown to be better than random"),
+    None: ("", "no random floor measured"),
 }
-ACTION_LINES = ("recorded", "predicted", "executed")
-# No script, and nothing from any other place: the browser itself enforces that the page is self-contained.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data: file: 'self'; media-src data: file: 'self'"
+ACTION_LINES = ("recorded", "expert", "predicted", "executed")
 
 type Source = Callable[[str], str | None]
 Entry = Mapping[str, Any]
@@ -34,35 +31,35 @@ Entry = Mapping[str, Any]
 
 def page(report: Entry, source: Source) -> str:
     """The whole HTML document. ``source`` turns the path of a film or picture into what ``src`` should say."""
-    body = join(
+    return document(
+        f"{_rate(report['mean'])} · Understudy evaluation",
         _headline(report),
         _remarks(report["remarks"]),
         _tasks(report),
         _films(report, source),
         _pictures(report.get("pictures", {}), source),
-        _curves(report.get("curves")),
+        _curves(report.get("curves", {})),
         _actions(report.get("action_plots", {})),
         _times(report),
         _method(report),
+        el("footer", "All figures of this page are in report.json beside it. `vla compare A B` compares two reports."),
     )
-    head = join(
-        el("meta", charset="utf-8"),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        el("title", f"{report['mean']['success_rate']:.1%} · Understudy evaluation"),
-        el("style", Markup(STYLE)),
-    )
-    foot = el(
-        "footer", "Every figure on this page is in report.json, beside it. `vla compare A B` compares two such reports."
-    )
-    return f"<!doctype html>\n{el('html', el('head', head), el('body', el('main', body, foot)), lang='en')}\n"
 
 
-def films_shown(entry: Entry) -> tuple[list[Entry], list[Entry]]:
-    """The episodes of a task whose films the page shows: (successes, failures), a few of each, by seed."""
-    filmed = [row for row in entry["episodes_detail"] if row.get("film")]
-    wins, losses = ([row for row in filmed if bool(row["success"]) is won] for won in (True, False))
-    return wins[:FILMS_PER_OUTCOME], losses[:FILMS_PER_OUTCOME]
+def films_shown(report: Entry, task: str) -> list[tuple[str, Entry]]:
+    """The episodes of a task whose films the page shows, each with its CSS class.
+
+    The first filmed success ("ok"), failure ("ko") and attempt under a wrong instruction ("wrong"), where there are.
+    """
+    wrong = report["conditions"].get("wrong-instruction", {}).get("tasks", {}).get(task, {}).get("episodes_detail", [])
+    shown: dict[str, Entry] = {}
+    for row in report["tasks"][task]["episodes_detail"]:
+        if row.get("film"):
+            shown.setdefault("ok" if row["success"] else "ko", row)
+    for row in wrong:
+        if row.get("film"):
+            shown.setdefault("wrong", row)
+    return [(kind, shown[kind]) for kind in ("ok", "ko", "wrong") if kind in shown]
 
 
 def _rate(entry: Entry) -> str:
@@ -81,31 +78,22 @@ def _interval(entry: Entry) -> str:
 def _headline(report: Entry) -> Markup:
     mean, conditions = report["mean"], report["conditions"]
     kind, verdict = VERDICTS[report["better_than_random"]]
-    rows = {"policy": mean, **{name: conditions[name]["mean"] for name in CONDITIONS if name in conditions}}
-    order = sorted(rows, key=["expert", "policy", "wrong-instruction", "random"].index)
-    bars = [
-        el(
-            "div",
-            el(
-                "div",
-                el("span", WHO[name]),
-                el("span", _rate(rows[name]), el("span", f"  {_interval(rows[name])}", class_="muted"), class_="num"),
-                class_="label",
-            ),
-            interval_bar(rows[name], name),
-            class_="rate lead" if name == "policy" else "rate",
-        )
-        for name in order
-    ]
+    rows = {name: mean if name == "policy" else conditions.get(name, {}).get("mean") for name in WHO}
+    bars = []
+    for name, entry in rows.items():
+        if entry is not None:
+            figures = el("span", _rate(entry), el("span", f"  {_interval(entry)}", class_="muted"), class_="num")
+            label = el("div", el("span", WHO[name]), figures, class_="label")
+            bars.append(el("div", label, interval_bar(entry, name), class_="lead" if name == "policy" else None))
+    count = len(report["tasks"])
     left = el(
         "div",
-        el("div", _rate(mean), class_="big"),
+        el("div", _rate(mean), class_="big num"),
         el(
             "p",
-            f"{_counts(mean)} episodes succeeded, over {len(report['tasks'])} tasks",
+            f"{_counts(mean)} episodes succeeded, over {count} task{'s' if count > 1 else ''}",
             el("br"),
-            f"95 % interval {_interval(mean)}",
-            class_="of",
+            f"95% interval {_interval(mean)}",
         ),
         el("span", verdict, class_=f"pill {kind}"),
     )
@@ -117,138 +105,117 @@ def _headline(report: Entry) -> Markup:
 def _remarks(remarks: Sequence[str]) -> Markup:
     if not remarks:
         return Markup("")
-    return el("aside", el("ul", *[el("li", remark) for remark in remarks]), class_="remarks", aria_label="Remarks")
+    return el("aside", el("ul", *[el("li", remark) for remark in remarks]), aria_label="Remarks")
 
 
 def _tasks(report: Entry) -> Markup:
-    conditions = {name: part["tasks"] for name, part in report["conditions"].items()}
-    columns = [name for name in ("random", "expert", "wrong-instruction") if name in conditions]
-    short_names = {"random": "Random", "expert": "Expert", "wrong-instruction": "Wrong instruction"}
+    conditions = {name: report["conditions"][name]["tasks"] for name in COLUMNS if name in report["conditions"]}
     head = [
         el("th", "Task"),
-        el("th", "Success rate, 95 % interval"),
+        el("th", "Success rate, 95% interval"),
         el("th", "Policy", class_="num"),
-        el("th", "Interval", class_="num"),
+        *[el("th", COLUMNS[name], class_="num") for name in conditions],
+        el("th", "Steps to success", class_="num"),
     ]
-    head += [el("th", short_names[name], class_="num") for name in columns]
-    head.append(el("th", "Steps to success", class_="num"))
     rows = []
     for task, entry in report["tasks"].items():
-        others = {name: conditions[name][task] for name in columns if task in conditions[name]}
-        marks = {name: other["success_rate"] for name, other in others.items() if name in ("random", "expert")}
-        cells = [
-            el(
-                "td",
-                el("h3", task),
-                el("span", f"“{entry['instruction']}”", class_="muted small"),
-                episode_strip(entry["episodes_detail"]),
-            ),
-            el("td", interval_bar(entry, "policy", marks), class_="chart-cell"),
-            _number("Policy", f"{entry['successes']}/{entry['episodes']} · {entry['success_rate']:.0%}"),
-            _number("Interval", _interval(entry)),
-        ]
-        cells += [
-            _number(short_names[name], f"{others[name]['success_rate']:.0%}" if name in others else "–")
-            for name in columns
-        ]
-        cells.append(
-            _number("Steps to success (median)", "–" if entry["median_steps"] is None else f"{entry['median_steps']:g}")
-        )
-        rows.append(el("tr", *cells))
+        others = {name: tasks[task] for name, tasks in conditions.items() if task in tasks}
+        rows.append(_task_row(task, entry, others, list(conditions)))
     table = el("table", el("thead", el("tr", *head)), el("tbody", *rows), class_="tasks")
-    keys = [
-        text
-        for name, text in (("random", "dashed tick: random actions"), ("expert", "solid tick: the scripted expert"))
-        if name in columns
+    ticks = {"random": "dashed tick: random actions", "expert": "solid tick: the scripted expert"}
+    key = [
+        "Whiskers: Wilson 95% interval",
+        *[text for name, text in ticks.items() if name in conditions],
+        "squares: one per episode, by seed, filled when it succeeded",
+        "steps: the median over successes",
     ]
-    key = "; ".join(
-        ["Whiskers: Wilson 95 % interval", *keys, "squares: one per episode, by seed, filled when it succeeded"]
+    return el("section", el("h2", "Task by task"), el("p", "; ".join(key), ".", class_="muted small"), table)
+
+
+def _task_row(task: str, entry: Entry, others: Mapping[str, Entry], columns: Sequence[str]) -> Markup:
+    marks = {name: others[name]["success_rate"] for name in ("random", "expert") if name in others}
+    steps = entry["median_steps"]
+    told = el("span", f"“{entry['instruction']}”", class_="muted small")
+    interval = el("span", f"  {_interval(entry)}", class_="muted small")
+    cells = [(COLUMNS[name], f"{others[name]['success_rate']:.0%}" if name in others else "–") for name in columns]
+    return el(
+        "tr",
+        el("td", el("h3", task), told, episode_strip(entry["episodes_detail"])),
+        el("td", interval_bar(entry, "policy", marks), class_="wide-cell"),
+        _number("Policy", f"{entry['successes']}/{entry['episodes']} · {entry['success_rate']:.0%}", interval),
+        *[_number(label, text) for label, text in cells],
+        _number("Steps to success", "–" if steps is None else f"{steps:g}"),
     )
-    return el("section", el("h2", "Task by task"), el("p", f"{key}.", class_="muted small"), table)
 
 
-def _number(label: str, text: str) -> Markup:
-    return el("td", text, class_="num", data_label=label)
+def _number(label: str, text: str, *more: Markup) -> Markup:
+    return el("td", text, *more, class_="num", data_label=label)
 
 
 def _films(report: Entry, source: Source) -> Markup:
-    overview = [_film(path, caption, source) for caption, path in report.get("films", {}).items()]
-    parts = []
-    for task, entry in report["tasks"].items():
-        wins, losses = films_shown(entry)
-        if wins or losses:
-            parts.append(_task_films(task, entry, (wins, losses), source, len(report["tasks"]) <= OPEN_TASKS))
-    if not overview and not parts:
+    overview = [
+        el("div", _film(path, source, caption), class_="wide") for caption, path in report.get("films", {}).items()
+    ]
+    cards = [_film_card(report, task, source) for task in report["tasks"] if films_shown(report, task)]
+    if not overview and not cards:
         return Markup("")
-    return el("section", el("h2", "Films"), *[el("div", film, class_="wide") for film in overview], *parts)
+    return el("section", el("h2", "Films"), *overview, el("div", *cards, class_="cards") if cards else None)
 
 
-def _task_films(
-    task: str, entry: Entry, shown: tuple[list[Entry], list[Entry]], source: Source, is_open: bool
-) -> Markup:
-    sides = []
-    for rows, kind, word, total in (
-        (shown[0], "ok", "Successes", entry["successes"]),
-        (shown[1], "ko", "Failures", entry["episodes"] - entry["successes"]),
-    ):
-        films = [_film(row["film"], _episode_caption(row, entry), source) for row in rows]
-        count = f"{len(rows)} of {total} shown" if total else "none"
-        sides.append(
-            el(
-                "div",
-                el("h4", word, el("span", f" · {count}", class_="muted")),
-                el("div", *films, class_="films"),
-                class_=f"side {kind}",
-            )
-        )
-    head = el("summary", el("h3", task), el("span", f"{_counts(entry)} · {_rate(entry)}", class_="muted"))
-    return el(
-        "details", head, el("div", el("div", *sides, class_="sides"), class_="inside"), class_="task", open=is_open
+def _film_card(report: Entry, task: str, source: Source) -> Markup:
+    entry = report["tasks"][task]
+    shown = films_shown(report, task)
+    kinds = [kind for kind, _ in shown]
+    failures = entry["episodes"] - entry["successes"]
+    figures = [_film(row["film"], source, *_episode_caption(kind, row, entry)) for kind, row in shown]
+    if failures and "ko" not in kinds:
+        figures.append(el("p", f"No film of its {failures} failures.", class_="muted small"))
+    head = el("summary", el("b", task), el("span", f" · {_counts(entry)} · {_rate(entry)}", class_="muted"))
+    return el("details", head, el("div", *figures), class_="card", open=len(report["tasks"]) <= OPEN_TASKS)
+
+
+def _episode_caption(kind: str, row: Entry, entry: Entry) -> tuple[Markup, ...]:
+    words = {
+        "ok": f"✓ success in {row['steps']} steps",
+        "ko": f"✗ failure after {row['steps']} steps",
+        "wrong": "wrong instruction: " + ("did the task all the same" if row["success"] else "did not do the task"),
+    }
+    told = row.get("instruction", entry["instruction"])
+    return (
+        el("b", words[kind], class_=kind),
+        el("span", f"told: “{told}”"),
+        el("span", f"seed {row['seed']}", class_="muted"),
     )
 
 
-def _episode_caption(row: Entry, entry: Entry) -> str:
-    outcome = f"success in {row['steps']}" if row["success"] else f"failure after {row['steps']}"
-    told = row.get("instruction", entry["instruction"])
-    return f"seed {row['seed']} · {outcome} steps" + (f" · “{told}”" if told != entry["instruction"] else "")
-
-
-def _film(path: str, caption: str, source: Source) -> Markup:
+def _film(path: str, source: Source, *caption: str | Markup) -> Markup:
     src = source(path)
     if src is None:
-        return el("figure", el("figcaption", caption, el("span", f" (there is no film at {path})", class_="muted")))
-    is_video = path.endswith(".mp4")
-    screen = (
-        el(
-            "video",
-            src=src,
-            controls=True,
-            muted=True,
-            loop=True,
-            playsinline=True,
-            preload="metadata",
-            aria_label=caption,
-        )
-        if is_video
-        else el("img", src=src, alt=caption, loading="lazy")
-    )
-    return el("figure", screen, el("figcaption", caption))
+        return el("figure", el("figcaption", *caption, el("span", f"(there is no film at {path})", class_="muted")))
+    if path.endswith(".mp4"):
+        screen = el("video", src=src, controls=True, muted=True, loop=True, playsinline=True, preload="metadata")
+    else:
+        screen = el("img", src=src, alt="", loading="lazy")
+    return el("figure", screen, el("figcaption", *caption))
 
 
 def _pictures(pictures: Mapping[str, str], source: Source) -> Markup:
     if not pictures:
         return Markup("")
-    shown = [_film(path, caption, source) for caption, path in pictures.items()]
-    return el("section", el("h2", "Pictures"), el("div", *shown, class_="pictures"))
+    shown = [_film(path, source, caption) for caption, path in pictures.items()]
+    return el("section", el("h2", "Pictures"), el("div", *shown, class_="panels"))
 
 
-def _curves(curves: Entry | None) -> Markup:
-    if not curves or not curves["series"]:
-        return Markup("")
-    each = curves["rows_per_point"]
-    note = "One point per logged row." if each == 1 else f"Each point is the mean of {each} logged rows."
-    panels = el("div", scalar_panels(curves["series"], curves["step"]), class_="panels")
-    return el("section", el("h2", "Training"), el("p", f"Over training steps. {note}", class_="muted small"), panels)
+def _curves(runs: Mapping[str, Entry]) -> Markup:
+    parts = []
+    for title, run in runs.items():
+        each = run["rows_per_point"]
+        note = "one point per logged row" if each == 1 else f"each point is the mean of {each} logged rows"
+        parts += [
+            el("p", el("b", title), f" Over training steps; {note}.", class_="muted small"),
+            el("div", scalar_panels(run["series"], run["step"]), class_="panels"),
+        ]
+    return el("section", el("h2", "Training"), *parts) if parts else Markup("")
 
 
 def _actions(plots: Mapping[str, Entry]) -> Markup:
@@ -260,42 +227,41 @@ def _actions(plots: Mapping[str, Entry]) -> Markup:
         for index, name in enumerate(plot["names"]):
             lines = {kind: [row[index] for row in plot[kind]] for kind in kinds}
             padded = {kind: line + [None] * (len(steps) - len(line)) for kind, line in lines.items()}
-            panels.append(line_chart(name, steps, padded, log=False))
+            errors = plot.get("mean_abs_error")
+            note = "" if errors is None or errors[index] is None else f"mean error {short(errors[index])}"
+            panels.append(line_chart(name, steps, padded, log=False, note=note))
         parts.append(join(el("h3", title), legend(kinds), el("div", *panels, class_="panels")))
     if not parts:
         return Markup("")
-    note = "Physical units, over control steps. Open loop: the policy predicts on recorded observations, and nothing moves."
+    note = "Physical units, over control steps. A prediction is made on recorded observations, and nothing moves."
     return el("section", el("h2", "Actions"), el("p", note, class_="muted small"), *parts)
 
 
 def _times(report: Entry) -> Markup:
     columns = ("p50", "p95", "p99", "mean", "max", "count")
-    tables = {
+    latencies = {
         "policy": report["latency_ms"],
         **{name: part["latency_ms"] for name, part in report["conditions"].items()},
     }
     rows = [
-        el(
-            "tr",
-            el("td", WHO[name]),
-            *[el("td", "–" if table[c] is None else short(table[c]), class_="num") for c in columns],
-        )
-        for name, table in tables.items()
+        [WHO[name], *["–" if table[column] is None else short(table[column]) for column in columns]]
+        for name, table in latencies.items()
         if table["count"]
     ]
-    head = el("tr", el("th", "One inference [ms]"), *[el("th", c, class_="num") for c in columns])
-    latency = (
-        el("div", el("table", el("thead", head), el("tbody", *rows), class_="plain"), class_="scroll") if rows else None
-    )
-    walls = [
-        el("tr", el("td", name), el("td", _duration(seconds), class_="num"))
-        for name, seconds in report["wall_s"].items()
-    ]
-    head = el("tr", el("th", "Wall time"), el("th", "", class_="num"))
-    wall = el("table", el("thead", head), el("tbody", *walls), class_="plain") if walls else None
-    if latency is None and wall is None:
+    walls = [[name, _duration(seconds)] for name, seconds in report["wall_s"].items()]
+    tables = [_table(["One inference [ms]", *columns], rows), _table(["Wall time", ""], walls)]
+    return el("section", el("h2", "Time"), *tables) if rows or walls else Markup("")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+    if not rows:
         return Markup("")
-    return el("section", el("h2", "Time"), latency, el("p") if latency and wall else None, wall)
+    lines = [
+        el("tr", *[el(tag, text, class_="num" if index else None) for index, text in enumerate(row)])
+        for tag, row in [("th", head), *[("td", row) for row in rows]]
+    ]
+    table = el("table", el("thead", lines[0]), el("tbody", *lines[1:]), class_="plain")
+    return el("div", table, class_="scroll")
 
 
 def _duration(seconds: float | None) -> str:
@@ -312,9 +278,9 @@ def _method(report: Entry) -> Markup:
     provenance = dict(report["provenance"])
     command = provenance.pop("command", None)
     facts = {
-        "Seeds": f"{seeds[0]} to {seeds[-1]} ({len(seeds)} scenes a task, the same for every condition run on them)",
+        "Seeds": f"{seeds[0]} to {seeds[-1]} ({len(seeds)} in all)" if seeds else "none",
         "Success rate": "successes / episodes, pooled over all episodes; no episode is left out",
-        "Interval": "Wilson score interval, 95 %, of the episodes as independent trials",
+        "Interval": "Wilson score interval, 95%, of the episodes as independent trials",
         "Better than random": "the lower end of the policy's pooled interval lies above the upper end of random's",
     }
     if report["uses_instruction"] is not None:
@@ -324,10 +290,20 @@ def _method(report: Entry) -> Markup:
             f"right minus wrong instruction on {test['pairs']} paired episodes: {test['difference']:+.1%} "
             f"({low:+.1%} to {high:+.1%}), p {p_text(test['p_value'])}; {test['method']}"
         )
-    terms = [join(el("dt", name), el("dd", text)) for name, text in facts.items()]
-    terms += [join(el("dt", name), el("dd", _fact(value))) for name, value in provenance.items()]
-    shown = join(el("p", "To see the same again:"), el("pre", command)) if isinstance(command, str) else None
-    return el("section", el("h2", "How it was measured"), el("dl", *terms, class_="facts"), shown)
+    return el(
+        "section",
+        el("h2", "How it was measured"),
+        join(el("p", "To see the same again:"), el("pre", command)) if isinstance(command, str) else None,
+        _facts("Definitions", facts),
+        _facts("Provenance", provenance),
+    )
+
+
+def _facts(title: str, facts: Entry) -> Markup:
+    if not facts:
+        return Markup("")
+    terms = [join(el("dt", name), el("dd", _fact(value))) for name, value in facts.items()]
+    return el("details", el("summary", el("b", title)), el("dl", *terms))
 
 
 def _fact(value: Any) -> Markup:

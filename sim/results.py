@@ -17,7 +17,6 @@ A report has this shape (`summarize` fills all but what the caller passes on):
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -215,7 +214,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     if expert is not None and expert["successes"] < expert["episodes"]:
         said.append(
             f"The expert itself fails {expert['episodes'] - expert['successes']} of {expert['episodes']} episodes, "
-            "so the ceiling is below 100 %."
+            "so the ceiling is below 100%."
         )
     fewest = min(entry["episodes"] for entry in tasks.values())
     if fewest < FEW_EPISODES:
@@ -284,7 +283,7 @@ def write_json(path: str | Path, report: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(_lay_out(_plain(report)) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 
