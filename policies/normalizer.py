@@ -101,8 +101,12 @@ class NormalizerSet:
     def load(cls, path: Path) -> "NormalizerSet":
         """Read what `save` wrote."""
         if not path.is_file():
-            raise UnderstudyError(f"no normaliser at {path}: the checkpoint is incomplete; train again or copy it whole")
-        return cls({e: {k: _from_json(n) for k, n in group.items()} for e, group in json.loads(path.read_text()).items()})
+            raise UnderstudyError(
+                f"no normaliser at {path}: the checkpoint is incomplete; train again or copy it whole"
+            )
+        return cls(
+            {e: {k: _from_json(n) for k, n in group.items()} for e, group in json.loads(path.read_text()).items()}
+        )
 
 
 def _from_json(data: dict) -> Normalizer:

@@ -1,1 +1,1 @@
-"""Action heads. Each has ``loss(context, actions, mask)`` and ``sample(context, noise)``; a head sees a TokenGroup only."""
+"""Action heads: ``loss(context, actions, mask)`` and ``sample(context, noise)``; a head sees a TokenGroup only."""

@@ -25,8 +25,8 @@ class DiTSize:
 
 
 SIZES = {"S": DiTSize(6, 384, 4), "B": DiTSize(12, 768, 12), "L": DiTSize(24, 1024, 16)}
-"""The paper's three: 12.48, 88.99 and 307.76 M parameters with a 4096-d token, 7-d actions and chunks of 16, of which
-8 h (3 to 8 thousand) are an embedding of past actions that the published code never calls and this one does not have."""
+"""The paper's three: 12.48, 88.99 and 307.76 M parameters with a 4096-d token, 7-d actions and chunks of 16. Of these,
+8 h (3 to 8 thousand) are an embedding of past actions that the published code never calls; here it does not exist."""
 
 
 class DiT(nn.Module):

@@ -11,7 +11,7 @@ class ActionHead(Protocol):
     """From features to a chunk of normalised actions. An ``nn.Module`` with these members."""
 
     noise_shape: tuple[int, int]
-    """[pred_horizon, A]: what `sample` wants of standard normal noise for each sample; heads without noise ignore it."""
+    """[pred_horizon, A]: the shape of the standard normal noise that `sample` wants for each sample."""
 
     def loss(self, context: TokenGroup, actions: Tensor, mask: Tensor) -> Tensor:
         """The training loss of the true ``actions`` [B, N, A]; ``mask`` [B, N] is true where a row counts."""

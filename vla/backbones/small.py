@@ -15,6 +15,7 @@ the words to the objects.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -83,7 +84,7 @@ class ConvStem(nn.Module):
         if 2**stages != patch_size:
             raise ValueError(f"patch_size must be a power of two, got {patch_size}")
         channels = [3, *(max(24, width >> (stages - 1 - stage)) for stage in range(stages))]
-        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        pairs = list(pairwise(channels))
         self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairs)
         self.norms = nn.ModuleList(nn.GroupNorm(4, o) for _, o in pairs)
         self.films = nn.ModuleList(FiLM(condition, o) for _, o in pairs)

@@ -1,0 +1,221 @@
+"""CogACT (Li et al. 2024): a vision-language model reads the scene, a diffusion transformer acts.
+
+    images, words, proprio ─► SmallVLM ─► cognition token [B, 1, D] ─► DiffusionHead ─► 16 actions
+                                                                    └► RegressionHead (``head: regression``)
+
+One loss trains both ends. What enters the model is made by `CogACT.inputs`, in training and at inference alike.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_model, save_model
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from policies.heads.diffusion import DiffusionConfig, DiffusionHead
+from policies.heads.regression import RegressionConfig, RegressionHead
+from policies.normalizer import Mode, Normalizer, NormalizerSet
+from policies.policy import read_spec, write_spec
+from vla.backbones.small import SmallVLM, SmallVLMConfig, build_tokenizer
+from vla.config import from_yaml, to_yaml
+from vla.data.frames import fit_image
+from vla.data.lerobot import DatasetSpec
+from vla.data.windows import Batch, Windows
+from vla.errors import UnderstudyError
+from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
+
+WEIGHTS, CONFIG, NORMALIZER, TOKENIZER = "model.safetensors", "config.yaml", "normalizer.json", "tokenizer.json"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class CogACTConfig:
+    """The policy's sizes and habits."""
+
+    backbone: SmallVLMConfig = field(default_factory=SmallVLMConfig)
+    head: Literal["diffusion", "regression"] = "diffusion"
+    """``diffusion`` is CogACT; ``regression`` is OpenVLA-OFT's L1 head on the same backbone"""
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    regression: RegressionConfig = field(default_factory=RegressionConfig)
+    cameras: tuple[str, ...] = ()
+    """which cameras of the dataset to look through; empty: all"""
+    pred_horizon: int = 16
+    exec_horizon: int = 4
+    """control steps between two inferences"""
+    normalization: Mode = "quantile"
+    mask_padding: bool = False
+    """leave padded rows out of the loss; CogACT learns the neutral action there instead"""
+
+
+class CogACTModel(nn.Module):
+    """Backbone and head as one module; calling it with a batch gives the loss."""
+
+    def __init__(
+        self, config: CogACTConfig, *, cameras: tuple[str, ...], proprio_dim: int, action_dim: int, tokenizer: Tokenizer
+    ) -> None:
+        super().__init__()
+        self.mask_padding = config.mask_padding
+        self.backbone = SmallVLM(config.backbone, cameras=cameras, proprio_dim=proprio_dim, tokenizer=tokenizer)
+        sizes = {"action_dim": action_dim, "chunk": config.pred_horizon, "token_dim": self.backbone.width}
+        if config.head == "diffusion":
+            self.head: DiffusionHead | RegressionHead = DiffusionHead(config.diffusion, **sizes)
+        else:
+            self.head = RegressionHead(config.regression, **sizes)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a batch made by `CogACT.training_batch`."""
+        mask = batch["mask"] if self.mask_padding else torch.ones_like(batch["mask"])
+        return self.head.loss(self._context(batch), batch["actions"], mask)
+
+    @torch.inference_mode()
+    def sample(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        """Normalised actions [B, N, A] from ``noise`` of the same shape."""
+        return self.head.sample(self._context(batch), noise)
+
+    def _context(self, batch: Mapping[str, Tensor]):  # noqa: ANN202 a TokenGroup
+        images = {name: batch[f"image.{name}"] for name in self.backbone.cameras}
+        return self.backbone(images, batch["proprio"], batch["text"])
+
+
+class CogACT:
+    """The policy around a `CogACTModel`: keeps `policies.policy.Policy`."""
+
+    family = "cogact"
+    config_class = CogACTConfig
+
+    def __init__(
+        self, config: CogACTConfig, spec: PolicySpec, *, normalizers: NormalizerSet, embodiment: str, model: CogACTModel
+    ) -> None:
+        self.config, self.spec, self.model = config, spec, model
+        self.normalizers, self.embodiment = normalizers, embodiment
+        self._text = torch.empty(0)
+        self._rng = np.random.default_rng(0)
+
+    @classmethod
+    def create(cls, config: CogACTConfig, dataset: DatasetSpec, windows: Windows) -> "CogACT":
+        """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples."""
+        cameras = tuple(windows.frames)
+        size = config.backbone.image_size
+        spec = PolicySpec(
+            cameras=tuple(CameraSpec(name, size, size) for name in cameras),
+            proprio_names=dataset.proprio_names,
+            action=dataset.action,
+            accepts=("instruction",),
+            obs_horizon=1,
+            pred_horizon=config.pred_horizon,
+            exec_horizon=config.exec_horizon,
+            control_hz=dataset.fps,
+        )
+        normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
+        tokenizer = build_tokenizer(windows.instructions, max_words=config.backbone.max_words)
+        model = _model(config, spec, tokenizer)
+        return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
+
+    @classmethod
+    def load(cls, folder: Path) -> "CogACT":
+        """Read what `save` wrote; every weight must be there."""
+        for name in (WEIGHTS, CONFIG, NORMALIZER, TOKENIZER):
+            if not (folder / name).is_file():
+                raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
+        config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
+        model = _model(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)))
+        try:
+            load_model(model, folder / WEIGHTS)
+        except (RuntimeError, OSError) as error:
+            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+        normalizers = NormalizerSet.load(folder / NORMALIZER)
+        (embodiment,) = normalizers.by_embodiment
+        return cls(config, spec, normalizers=normalizers, embodiment=embodiment, model=model.eval())
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS))
+        (folder / CONFIG).write_text(to_yaml(self.config))
+        self.model.backbone.tokenizer.save(str(folder / TOKENIZER))
+        self.normalizers.save(folder / NORMALIZER)
+        write_spec(folder, self.family, self.spec)
+
+    def inputs(self, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> dict[str, Tensor]:
+        """What the model sees: camera → [B, H, W, 3] uint8 of the model's size, proprio [B, P] physical."""
+        normalized = self.normalizers.get(self.embodiment, "proprio").normalize(proprio)
+        return {
+            "proprio": torch.from_numpy(normalized),
+            **{f"image.{name}": torch.from_numpy(np.ascontiguousarray(image)) for name, image in images.items()},
+        }
+
+    def training_batch(self, batch: Batch) -> dict[str, Tensor]:
+        """A batch for the model: `inputs`, words, normalised actions and the mask of real rows."""
+        actions = self.normalizers.get(self.embodiment, "action").normalize(batch.actions)
+        return {
+            **self.inputs(batch.images, batch.proprio),
+            "text": self.model.backbone.tokenize(batch.instructions),
+            "actions": torch.from_numpy(actions),
+            "mask": torch.from_numpy(batch.mask),
+        }
+
+    def reset(self, task: Task, *, seed: int = 0) -> None:
+        """Begin an episode; its noise follows from ``seed`` alone."""
+        strange = self.model.backbone.unknown_words(task.instruction)
+        if strange:
+            logger.warning("words that were in no training instruction: %s", ", ".join(strange))
+        self._text = self.model.backbone.tokenize([task.instruction])
+        self._rng = np.random.default_rng([0xAC7, seed])
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """The next chunk, in physical units."""
+        missing = [camera.name for camera in self.spec.cameras if camera.name not in observation.images]
+        if missing:
+            raise UnderstudyError(
+                f"the observation lacks the camera {', '.join(missing)}; it has {', '.join(observation.images)}"
+            )
+        if observation.proprio.shape != (self.spec.proprio_dim,):
+            raise UnderstudyError(
+                f"the policy wants {self.spec.proprio_dim} proprio entries ({', '.join(self.spec.proprio_names)}), "
+                f"got {observation.proprio.shape}"
+            )
+        images = {c.name: fit_image(observation.images[c.name], c.height)[None] for c in self.spec.cameras}
+        batch = {**self.inputs(images, observation.proprio[None]), "text": self._text}
+        noise = torch.from_numpy(self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32))
+        device = next(self.model.parameters()).device
+        on_device = {key: value.to(device) for key, value in batch.items()}
+        normalized = self.model.sample(on_device, noise.to(device))[0].float().cpu().numpy()
+        actions = self.normalizers.get(self.embodiment, "action").unnormalize(normalized)
+        return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
+
+
+def _model(config: CogACTConfig, spec: PolicySpec, tokenizer: Tokenizer) -> CogACTModel:
+    cameras = tuple(camera.name for camera in spec.cameras)
+    return CogACTModel(
+        config, cameras=cameras, proprio_dim=spec.proprio_dim, action_dim=spec.action.dim, tokenizer=tokenizer
+    )
+
+
+def fit_normalizers(windows: Windows, dataset: DatasetSpec, *, mode: Mode) -> NormalizerSet:
+    """Normalisers fitted on the training samples. A gripper that is only ever open or closed is not scaled."""
+    actions = windows.actions[windows.samples]
+    return NormalizerSet(
+        {
+            dataset.embodiment: {
+                "action": fit_actions(actions, dataset.action, mode=mode),
+                "proprio": Normalizer.fit(windows.proprio[windows.samples], mode=mode),
+            }
+        }
+    )
+
+
+def fit_actions(actions: np.ndarray, spec: ActionSpec, *, mode: Mode) -> Normalizer:
+    """The normaliser of ``actions`` [N, A]."""
+    gripper = spec.gripper
+    if gripper is None or not np.isin(actions[:, gripper.index], (gripper.open, gripper.closed)).all():
+        return Normalizer.fit(actions, mode=mode)
+    low, high = sorted((gripper.open, gripper.closed))
+    mask = [index != gripper.index for index in range(spec.dim)]
+    return Normalizer.fit(actions, mode=mode, mask=mask, binary=(low, high))

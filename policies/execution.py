@@ -1,0 +1,128 @@
+"""From chunks to one action per control step. Numpy only: the same code runs in simulation and at the robot.
+
+A new chunk is inferred every ``exec_horizon`` steps. Chunks overlap in time, and an *ensemble* says how the rows that
+are due now are combined (exec_horizon 2, pred_horizon 6; columns are control steps):
+
+    chunk 1   a0 a1 a2 a3 a4 a5
+    chunk 2         b0 b1 b2 b3 b4 b5
+    chunk 3               c0 c1 c2 c3 c4 c5
+                          ▲ due now: a4, b2, c0 → weights → one action
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policies.policy import Policy
+from vla.errors import UnderstudyError, unknown
+from vla.types import ActionSpec, Observation, Task
+
+Array = NDArray[np.float32]
+Ensemble = Literal["newest", "temporal", "adaptive"]
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """How chunks become actions.
+
+    ``ensemble``: ``newest`` follows the last chunk alone (receding horizon), ``temporal`` averages with weights that
+    favour the oldest prediction (ACT, Zhao et al. 2023, §IV-A), ``adaptive`` favours those that agree with the newest
+    (CogACT, Li et al. 2024, §3.4). ``num_chunks``: how many chunks may take part. ``exec_horizon``: control steps
+    between two inferences; ``None`` takes the policy's own.
+    """
+
+    ensemble: Ensemble = "adaptive"
+    num_chunks: int = 2
+    exec_horizon: int | None = None
+    alpha: float = 0.1
+    """``adaptive``: weights are ``exp(alpha * cosine)``"""
+    decay: float = 0.01
+    """``temporal``: weights are ``exp(-decay * age rank)``, rank 0 the oldest"""
+
+
+def temporal_weights(count: int, *, decay: float) -> Array:
+    """ACT's weights [K] for predictions ordered from the oldest to the newest."""
+    weights = np.exp(-decay * np.arange(count))
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def adaptive_weights(rows: Array, spec: ActionSpec, *, alpha: float) -> Array:
+    """CogACT's weights [K] for predictions ``rows`` [K, A], oldest first.
+
+    Cosine similarity to the newest row, of actions scaled by their bounds and without the gripper: on raw actions
+    the 0/1 gripper would decide alone (metres and radians are small beside it).
+    """
+    low, high = np.asarray(spec.low), np.asarray(spec.high)
+    scaled = (rows - (low + high) / 2) / ((high - low) / 2)
+    if spec.gripper is not None:
+        scaled = np.delete(scaled, spec.gripper.index, axis=1)
+    newest = scaled[-1]
+    lengths = np.linalg.norm(scaled, axis=1) * np.linalg.norm(newest)
+    cosine = np.where(lengths > 1e-7, scaled @ newest / np.maximum(lengths, 1e-7), 1.0)
+    weights = np.exp(alpha * cosine)
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def combine(rows: Array, spec: ActionSpec, config: ExecutionConfig) -> Array:
+    """One action [A] from all predictions for this instant, ``rows`` [K, A], oldest first.
+
+    The gripper is taken from the newest prediction: an average of open and closed is neither.
+    """
+    newest = rows[-1]
+    if len(rows) == 1 or config.ensemble == "newest":
+        return newest
+    if config.ensemble == "temporal":
+        weights = temporal_weights(len(rows), decay=config.decay)
+    elif config.ensemble == "adaptive":
+        weights = adaptive_weights(rows, spec, alpha=config.alpha)
+    else:
+        raise unknown("ensemble", config.ensemble, ("newest", "temporal", "adaptive"))
+    action: Array = (weights @ rows).astype(np.float32)
+    if spec.gripper is not None:
+        action[spec.gripper.index] = newest[spec.gripper.index]
+    return action
+
+
+class ChunkExecutor:
+    """Turns a `Policy` into one action per control step.
+
+    ``latencies_ms``: how long each inference of the current episode took [ms].
+    """
+
+    def __init__(self, policy: Policy, config: ExecutionConfig | None = None) -> None:
+        self.policy = policy
+        self.config = config or ExecutionConfig()
+        self.exec_horizon = self.config.exec_horizon or policy.spec.exec_horizon
+        if not 1 <= self.exec_horizon <= policy.spec.pred_horizon:
+            raise UnderstudyError(
+                f"exec_horizon must be 1…{policy.spec.pred_horizon} (the policy's pred_horizon), "
+                f"got {self.exec_horizon}"
+            )
+        if self.config.num_chunks < 1:
+            raise UnderstudyError(f"num_chunks must be at least 1, got {self.config.num_chunks}")
+        self.latencies_ms: list[float] = []
+        self._chunks: deque[tuple[int, Array]] = deque(maxlen=self.config.num_chunks)
+        self._step = 0
+
+    def reset(self, task: Task, *, seed: int = 0) -> None:
+        """Begin an episode."""
+        self.policy.reset(task, seed=seed)
+        self._chunks.clear()
+        self._step = 0
+        self.latencies_ms = []
+
+    def act(self, observe: Callable[[], Observation]) -> Array:
+        """The action [A] of this control step; ``observe`` is called only when a new chunk is due."""
+        if self._step % self.exec_horizon == 0:
+            observation = observe()
+            began = perf_counter()
+            self._chunks.append((self._step, self.policy.infer(observation).actions))
+            self.latencies_ms.append(1e3 * (perf_counter() - began))
+        due = [actions[self._step - start] for start, actions in self._chunks if self._step - start < len(actions)]
+        self._step += 1
+        return combine(np.stack(due), self.policy.spec.action, self.config)

@@ -1,0 +1,74 @@
+"""What every policy promises, and the one way to load a trained one.
+
+    policy = load_policy("outputs/train/mine")
+    policy.reset(Task("lift the red cube"), seed=7)
+    chunk = policy.infer(observation)
+
+Numpy only: a policy may run in this process, in another one or on another machine.
+"""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from vla.errors import UnderstudyError, unknown
+from vla.types import ActionChunk, Observation, PolicySpec, Task
+
+POLICIES = {"cogact": "policies.cogact:CogACT"}
+"""Family name → ``module:class``; the module is imported when the policy is made, not before.
+
+The class has ``config_class``, ``create(config, dataset_spec, windows)`` and ``load(folder)``; to be trained it also
+has ``model``, ``training_batch(batch)`` and ``save(folder)``.
+"""
+
+SPEC_FILE = "policy_spec.json"
+
+
+class Policy(Protocol):
+    """Observations in, chunks of actions out; one episode at a time."""
+
+    spec: PolicySpec
+
+    def reset(self, task: Task, *, seed: int = 0) -> None:
+        """Begin an episode. Everything random until the next reset follows from ``seed``."""
+        ...
+
+    def infer(self, observation: Observation) -> ActionChunk:
+        """The next ``spec.pred_horizon`` actions, in physical units, from the instant of ``observation`` on."""
+        ...
+
+
+def policy_class(name: str) -> Any:
+    """The class behind a family's name; raises `UnderstudyError` naming the nearest one."""
+    if name not in POLICIES:
+        raise unknown("policy", name, POLICIES)
+    module, _, attribute = POLICIES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def load_policy(checkpoint: str | Path) -> Policy:
+    """The trained policy in the folder ``checkpoint``.
+
+    Raises `UnderstudyError` when the folder is no checkpoint; a missing weight is an error, never a random start.
+    """
+    folder = Path(checkpoint)
+    file = folder / SPEC_FILE
+    if not file.is_file():
+        raise UnderstudyError(
+            f"{folder} is not a checkpoint: it has no {SPEC_FILE}; give the folder that `vla train` wrote"
+        )
+    family = json.loads(file.read_text())["policy"]
+    policy: Policy = policy_class(family).load(folder)
+    return policy
+
+
+def write_spec(folder: Path, family: str, spec: PolicySpec) -> None:
+    """Write ``policy_spec.json``."""
+    (folder / SPEC_FILE).write_text(json.dumps({"policy": family, "spec": spec.to_dict()}, indent=2))
+
+
+def read_spec(folder: Path) -> PolicySpec:
+    """Read ``policy_spec.json``; the folder becomes ``spec.checkpoint``."""
+    plain = json.loads((folder / SPEC_FILE).read_text())["spec"]
+    return PolicySpec.from_dict({**plain, "checkpoint": str(folder)})

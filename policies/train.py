@@ -1,0 +1,145 @@
+"""``vla train``: from a dataset to a checkpoint. Read `run` like a table of contents."""
+
+import json
+import logging
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from policies.policy import policy_class
+from vla.config import build, help_text, load, wants_help
+from vla.data.lerobot import Dataset, open_dataset
+from vla.data.windows import EpochSampler, Windows, load_windows
+from vla.errors import UnderstudyError
+
+if TYPE_CHECKING:
+    from vla.training.trainer import Batch, TrainerConfig
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = "vla train policy=cogact preset=cpu data=outputs/collect out=outputs/train"
+
+
+@dataclass
+class TrainConfig:
+    """What to train, on what, how."""
+
+    data: Path
+    """folder of a dataset in LeRobot's v3 format"""
+    policy: dict[str, Any] = field(default_factory=dict)
+    """``name`` and the settings of that family's dataclass"""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """settings of `vla.training.trainer.TrainerConfig`"""
+    out: Path = Path("outputs/train")
+    """where the checkpoint goes"""
+    resume: bool = False
+    """go on where a stopped run in ``out`` was"""
+    holdout: int = 0
+    """last episodes of the dataset that are not trained on"""
+    shift: int = 4
+    """augmentation: images move by up to so many pixels, at 64 px; in proportion at other sizes"""
+
+
+def main(argv: list[str]) -> int:
+    """The command."""
+    if wants_help(argv):
+        about = "Train a policy on a dataset; stop it with Ctrl-C and go on with resume=true."
+        sys.stdout.write(help_text(TrainConfig, verb="train", about=about, example=EXAMPLE, name="train"))
+        return 0
+    run(load(TrainConfig, "train", argv))
+    return 0
+
+
+def run(config: TrainConfig) -> Path:
+    """Train, and return the folder of the checkpoint."""
+    from vla.training.trainer import TrainerConfig, train
+
+    family = policy_class(config.policy.get("name", "cogact"))
+    settings = {key: value for key, value in config.policy.items() if key != "name"}
+    policy_config = build(family.config_class, settings, where="policy")
+    trainer = build(TrainerConfig, config.trainer, where="trainer")
+
+    dataset = open_dataset(config.data)
+    windows = training_windows(dataset, policy_config, holdout=config.holdout)
+    seed_everything(trainer.seed)
+    policy = family.create(policy_config, dataset.spec, windows)
+    logger.info(
+        "%d episodes, %d frames, %.2f M parameters",
+        len(dataset.episodes) - config.holdout,
+        len(windows),
+        sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
+    )
+    batches = TrainingBatches(policy, windows, trainer, shift=config.shift)
+
+    def save() -> None:
+        policy.save(config.out)
+        write_provenance(config, dataset)
+
+    train(policy.model, batches, trainer, config.out, resume=config.resume, on_save=save)
+    logger.info("checkpoint in %s", config.out)
+    return config.out
+
+
+def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> Windows:  # noqa: ANN401
+    """The dataset's samples for a policy, without its last ``holdout`` episodes."""
+    kept = len(dataset.episodes) - holdout
+    if kept < 1:
+        raise UnderstudyError(f"holdout={holdout} leaves no episode of the {len(dataset.episodes)} in {dataset.root}")
+    return load_windows(
+        dataset,
+        pred_horizon=policy_config.pred_horizon,
+        image_size=policy_config.backbone.image_size,
+        cameras=policy_config.cameras,
+        episodes=range(kept),
+    )
+
+
+def seed_everything(seed: int) -> None:
+    """The seed of the first weights."""
+    import torch
+
+    torch.manual_seed(seed)
+
+
+class TrainingBatches:
+    """Batch *n* of a run: a pure function of the seed and *n*, augmentation included."""
+
+    def __init__(self, policy: Any, windows: Windows, trainer: "TrainerConfig", *, shift: int) -> None:  # noqa: ANN401
+        self._policy, self._windows, self._seed = policy, windows, trainer.seed
+        self._sampler = EpochSampler(len(windows), batch_size=trainer.batch_size, seed=trainer.seed)
+        size = next(iter(windows.frames.values())).shape[1]
+        self._shift = round(shift * size / 64)
+
+    def __call__(self, number: int) -> "Batch":
+        """Tensors for the model."""
+        frames = self._windows.samples[self._sampler.indices(number)]
+        rng = np.random.default_rng([0xA06, self._seed, number])
+        shift = rng.integers(-self._shift, self._shift + 1, (len(frames), 2)) if self._shift else None
+        return self._policy.training_batch(self._windows.gather(frames, shift))
+
+
+def write_provenance(config: TrainConfig, dataset: Dataset) -> None:
+    """``provenance.json``: which data, which code, which settings made this checkpoint."""
+    plain = {
+        "data": {"path": str(config.data), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
+        "episodes": len(dataset.episodes) - config.holdout,
+        "settings": {"policy": config.policy, "trainer": config.trainer, "shift": config.shift},
+        "code": code_version(),
+        "packages": {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")},
+    }
+    (config.out / "provenance.json").write_text(json.dumps(plain, indent=2))
+
+
+def code_version() -> str:
+    """The commit of the checkout, with ``+changes`` when files differ from it; the package's version without git."""
+    root = Path(__file__).resolve().parents[1]
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version("understudy")

@@ -1,0 +1,1 @@
+"""The one training loop, what it writes down, and how it goes on after a stop."""

@@ -1,0 +1,208 @@
+"""One loop for every model: accelerate, EMA, accumulation, mixed precision, an exact resume.
+
+A model is any ``nn.Module`` whose call with a batch gives a scalar loss. Batches come from a function of the batch's
+number, so step *s* sees the same data, noise and dropout whether or not the run was stopped before it.
+
+Every hidden source of state is a function of the step: the learning rate, the batch, the generators' seed. Only the
+weights, their average and the optimizer's moments are saved (`vla.training.checkpoint`).
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+
+from vla.errors import UnderstudyError
+from vla.training.checkpoint import TrainingState, newest
+from vla.training.tracking import Tracker
+
+Batch = dict[str, Tensor]
+Precision = Literal["auto", "fp32", "bf16"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainerConfig:
+    """How to train."""
+
+    steps: int = 1000
+    """optimizer steps"""
+    batch_size: int = 64
+    """samples in one forward pass on one device"""
+    grad_accumulation: int = 1
+    """forward passes for each optimizer step"""
+    lr: float = 1e-3
+    warmup: int = 50
+    """steps of linear warm-up"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 0.01
+    grad_clip: float = 1.0
+    ema: float = 0.999
+    """largest decay of the weights' average, which is what gets saved; 0 keeps none"""
+    precision: Precision = "auto"
+    """``auto``: bf16 where the processor multiplies it in hardware"""
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 500
+    """steps between two states to resume from"""
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """The rate of optimizer step ``step`` (counted from 0): linear warm-up, then constant or a cosine to zero."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    if config.schedule == "constant":
+        return config.lr * warm
+    progress = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def bf16_is_fast() -> bool:
+    """Whether this machine multiplies bf16 in hardware: a recent GPU, or a CPU with AVX512-BF16 or AMX."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def train(
+    model: nn.Module,
+    batch: Callable[[int], Batch],
+    config: TrainerConfig,
+    run: Path,
+    *,
+    resume: bool = False,
+    on_save: Callable[[], None] = lambda: None,
+) -> nn.Module:
+    """Train ``model`` for ``config.steps`` optimizer steps; afterwards it holds the averaged weights.
+
+    ``batch(n)`` gives batch *n* (global over ranks and accumulation); ``run``: the folder for metrics and states;
+    ``on_save``: called on the main process with the averaged weights in the model, each time a state was saved.
+    Ctrl-C saves a state first, then raises on.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    use_bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
+    accelerator = Accelerator(mixed_precision="bf16" if use_bf16 else "no")
+    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
+    model.to(accelerator.device).train()
+    ema = _average(model, config)
+    state = TrainingState(model, optimizer, ema)
+    if resume:
+        state.load(run)
+    elif newest(run) is not None:
+        raise UnderstudyError(f"{run} already holds a run; give resume=true to go on, or another folder")
+    wrapped, prepared = accelerator.prepare(model, optimizer)
+    loop = _Loop(accelerator, wrapped, prepared, batch, config)
+    saving = _Saving(state, run, on_save, main=accelerator.is_main_process)
+    with Tracker(run, steps=config.steps, start=state.step, quiet=not accelerator.is_main_process) as tracker:
+        try:
+            _run(loop, state, saving, tracker)
+        except KeyboardInterrupt:
+            saving()
+            raise
+    saving()
+    if ema is not None:
+        ema.copy_to(model.parameters())
+    return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+
+
+def _average(model: nn.Module, config: TrainerConfig) -> EMAModel | None:
+    if config.ema == 0:
+        return None
+    average = EMAModel(model.parameters(), decay=config.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    average.to(device=next(model.parameters()).device)
+    return average
+
+
+def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracker) -> None:
+    config = loop.config
+    with ThreadPoolExecutor(1) as loader:
+        upcoming = loader.submit(loop.load, state.step) if state.step < config.steps else None
+        while state.step < config.steps:
+            batches = upcoming.result()
+            if state.step + 1 < config.steps:
+                upcoming = loader.submit(loop.load, state.step + 1)
+            loss, norm, rate = loop.step(state.step, batches)
+            if state.ema is not None:
+                state.ema.step(state.model.parameters())
+            state.step += 1
+            tracker.count(config.batch_size * config.grad_accumulation * loop.accelerator.num_processes)
+            if state.step % config.log_every == 0 or state.step == config.steps:
+                _check_finite(float(loss), state.step)
+                tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate)
+            if state.step % config.save_every == 0 and state.step < config.steps:
+                saving()
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise UnderstudyError(f"the loss is {loss} at step {step}; lower trainer.lr, or set trainer.precision=fp32")
+
+
+class _Saving:
+    """Saves the state, and the averaged model through ``on_save``."""
+
+    def __init__(self, state: TrainingState, run: Path, on_save: Callable[[], None], *, main: bool) -> None:
+        self._state, self._run, self._on_save, self._main = state, run, on_save, main
+
+    def __call__(self) -> None:
+        if not self._main:
+            return
+        self._state.save(self._run)
+        average, parameters = self._state.ema, list(self._state.model.parameters())
+        if average is not None:
+            average.store(parameters)
+            average.copy_to(parameters)
+        try:
+            self._on_save()
+        finally:
+            if average is not None:
+                average.restore(parameters)
+
+
+class _Loop:
+    """One optimizer step on one rank."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Callable[[int], Batch],
+        config: TrainerConfig,
+    ) -> None:
+        self.accelerator, self.config = accelerator, config
+        self._model, self._optimizer, self._batch = model, optimizer, batch
+
+    def load(self, step: int) -> list[Batch]:
+        """The batches of this rank for one optimizer step."""
+        ranks, passes = self.accelerator.num_processes, self.config.grad_accumulation
+        first = (step * ranks + self.accelerator.process_index) * passes
+        return [self._batch(first + number) for number in range(passes)]
+
+    def step(self, step: int, batches: list[Batch]) -> tuple[Tensor, Tensor, float]:
+        """Loss, gradient norm and learning rate of one optimizer step."""
+        accelerator, rate = self.accelerator, learning_rate(self.config, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(hash((self.config.seed, step, accelerator.process_index)) & 0x7FFF_FFFF)
+        total = torch.zeros((), device=accelerator.device)
+        for number, batch in enumerate(batches):
+            on_device = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
+            last = number == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self._model):
+                loss = self._model(on_device) / len(batches)
+                accelerator.backward(loss)
+            total += loss.detach()
+        norm = accelerator.clip_grad_norm_(self._model.parameters(), self.config.grad_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return total, norm, rate
