@@ -305,11 +305,16 @@ def _groups(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int]
     return chosen, offset
 
 
-def matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """[T, D] float32 from a list column (or from a scalar one: D = 1)."""
+def matrix(column: pa.ChunkedArray, dtype: type = np.float32) -> np.ndarray:
+    """[T, D] numbers from a list column (or from a scalar one: D = 1)."""
     flat = column.combine_chunks()
     values = flat.flatten() if pa.types.is_nested(flat.type) else flat
-    return values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(len(column), -1).copy()
+    rows = max(len(column), 1)
+    if len(values) % rows:
+        raise UnderstudyError(f"a column of vectors holds {len(values)} numbers in {rows} rows: not all are as long")
+    with np.errstate(over="ignore"):
+        numbers = values.to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+    return numbers.reshape(len(column), len(values) // rows).copy()
 
 
 def _instruction(tasks: list[str] | None) -> str:

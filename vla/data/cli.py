@@ -1,0 +1,110 @@
+"""``vla data import | inspect | repair``."""
+
+import argparse
+import re
+
+from vla.errors import UnderstudyError
+
+RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+INTERRUPTED = 130
+"""The shell's exit code for a program stopped by Ctrl-C."""
+
+
+def main(argv: list[str]) -> int:
+    """Carry out ``vla data …`` and return the exit code; raises `UnderstudyError` for what does not fit."""
+    options = _parser().parse_args(argv)
+    return options.run(options)
+
+
+def parse_episodes(text: str) -> list[int]:
+    """``"0-9,12"`` → the numbers; raises `UnderstudyError` for anything else."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = RANGE.fullmatch(part.strip())
+        if match is None:
+            raise UnderstudyError(f"episodes are written like 0-9 or 0,3,7-12, got {text!r}")
+        first = int(match[1])
+        numbers += range(first, int(match[2] or first) + 1)
+    return numbers
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vla data", description="Robot recordings: import, look at, repair.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    add = _verb(
+        verbs,
+        "import",
+        "make a LeRobot v3.0 dataset of a recording (LeRobot v2.0, v2.1, v3.0 or RLDS)",
+        "vla data import recordings/bridge data/bridge --image-size 128 --episodes 0-9",
+    )
+    add.add_argument("source", metavar="SOURCE", help="the recording's folder; its format is detected; it is only read")
+    add.add_argument("target", metavar="TARGET", help="a new folder, or one where an earlier import was interrupted")
+    add.add_argument("--image-size", type=int, metavar="N", help="resize images to N x N pixels (default: as recorded)")
+    add.add_argument("--episodes", metavar="0-9", help="only these, as the source counts them (default: all)")
+    add.add_argument("--fps", type=float, metavar="HZ", help="the rate of an RLDS recording, which does not say it")
+    add.set_defaults(run=_import)
+    add = _verb(
+        verbs, "inspect", "say what a dataset holds, and draw a contact sheet of it", "vla data inspect data/bridge"
+    )
+    add.add_argument("path", metavar="PATH", help="the dataset's folder")
+    add.add_argument("--out", metavar="PNG", help="where the contact sheet goes (default: PATH/contact_sheet.png)")
+    add.set_defaults(run=_inspect)
+    add = _verb(
+        verbs, "repair", "mend a dataset that was cut off while it was written", "vla data repair data/recorded"
+    )
+    add.add_argument("path", metavar="PATH", help="the dataset's folder; what cannot be saved is moved to PATH/torn")
+    add.set_defaults(run=_repair)
+    return parser
+
+
+def _verb(verbs: argparse._SubParsersAction, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _import(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from vla.data.importers import import_dataset
+
+    report = import_dataset(
+        options.source,
+        options.target,
+        episodes=parse_episodes(options.episodes) if options.episodes else None,
+        image_size=options.image_size,
+        fps=options.fps,
+        progress=True,
+    )
+    kept = f", {report.kept} were there already" if report.kept else ""
+    Console(highlight=False, soft_wrap=True).print(
+        f"{report.format}: {len(report.imported)} episodes imported in {report.seconds:.1f} s{kept}; "
+        f"{report.target} holds {report.episodes} episodes, {report.frames} frames",
+        markup=False,
+    )
+    if report.interrupted:
+        Console(stderr=True).print("stopped; the finished episodes are kept: the same command goes on", markup=False)
+        return INTERRUPTED
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from vla.data.inspect import inspect
+
+    inspect(options.path, options.out)
+    return 0
+
+
+def _repair(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from vla.data.repair import repair
+
+    console = Console(highlight=False, soft_wrap=True)
+    for line in repair(options.path).lines():
+        console.print(line, markup=False)
+    return 0
