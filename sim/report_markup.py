@@ -121,7 +121,8 @@ th:last-child, td:last-child { padding-right: 0; }
 th.num, td.num { text-align: right; }
 table.plain { min-width: min(100%, 420px); }
 .scroll { overflow-x: auto; }
-table.tasks { width: 100%; } table.tasks td:first-child { width: 32%; } table.tasks .wide-cell { width: 30%; }
+table.tasks { width: 100%; } table.tasks td:first-child { width: 32%; min-width: 180px; }
+table.tasks .wide-cell { width: 30%; }
 table.tasks td.num > span { display: block; }
 @media (max-width: 719px) {
   table.tasks, table.tasks tbody, table.tasks tr, table.tasks td { display: block; width: 100% !important; }

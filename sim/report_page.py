@@ -228,7 +228,7 @@ def _actions(plots: Mapping[str, Entry]) -> Markup:
             lines = {kind: [row[index] for row in plot[kind]] for kind in kinds}
             padded = {kind: line + [None] * (len(steps) - len(line)) for kind, line in lines.items()}
             errors = plot.get("mean_abs_error")
-            note = "" if errors is None or errors[index] is None else f"mean error {short(errors[index])}"
+            note = "" if errors is None or errors[index] is None else f"mean |error| {short(errors[index])}"
             panels.append(line_chart(name, steps, padded, log=False, note=note))
         parts.append(join(el("h3", title), legend(kinds), el("div", *panels, class_="panels")))
     if not parts:

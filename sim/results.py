@@ -33,7 +33,7 @@ from vla.errors import UnderstudyError
 Condition = Literal["policy", "random", "expert", "wrong-instruction"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 FEW_EPISODES = 20
-PAIRED_METHOD = "exact McNemar test; Newcombe's score interval for paired proportions (1998, method 10)"
+PAIRED_METHOD = "Exact McNemar test, Newcombe's score interval for paired proportions (1998, method 10)"
 
 
 @dataclass(frozen=True)
@@ -236,8 +236,8 @@ def _task_remarks(tasks: Mapping[str, Any], floors: Mapping[str, Any]) -> list[s
 
 def _instruction_remark(test: Mapping[str, Any]) -> str:
     told = (
-        f"told a wrong instruction it succeeds in {test['rate_a']:.0%} of the same scenes, "
-        f"told the right one in {test['rate_b']:.0%} (p {p_text(test['p_value'])})"
+        f"told a wrong instruction it succeeds in {test['rate_a']:.1%} of the same scenes, "
+        f"told the right one in {test['rate_b']:.1%} (p {p_text(test['p_value'])})"
     )
     if test["difference"] > 0 and test["p_value"] < 0.05:
         return f"The policy uses its instruction: {told}."
