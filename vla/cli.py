@@ -1,0 +1,124 @@
+"""The command line: a table of verbs, each imported only when it is chosen.
+
+A verb's ``main(argv)`` takes the arguments after the verb, answers ``--help`` itself, and returns an exit code or
+``None`` for 0. What goes wrong outside the program is told in one line, without a traceback.
+"""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import NamedTuple
+
+from vla.errors import UnderstudyError, unknown
+
+
+class Verb(NamedTuple):
+    """``target`` is ``module:function``; ``about`` is one line; ``example`` is a command that works as it stands."""
+
+    target: str
+    about: str
+    example: str
+
+
+VERBS = {
+    "demo": Verb("sim.demo:main", "collect, train, evaluate and report, from nothing", "vla demo"),
+    "doctor": Verb("sim.doctor:main", "say what this machine can do and what it lacks", "vla doctor"),
+    "collect": Verb(
+        "sim.collect:main",
+        "record a scripted expert in simulation",
+        "vla collect task=tabletop/lift-red-cube episodes=50 out=data/lift",
+    ),
+    "data": Verb("vla.data.cli:main", "import, inspect or repair recordings", "vla data inspect data/lift"),
+    "train": Verb(
+        "policies.train:main", "train a policy on recordings", "vla train policy=cogact preset=cpu data=data/lift"
+    ),
+    "eval": Verb(
+        "sim.evaluate:main", "run a policy in simulation and count successes", "vla eval policy=outputs/train"
+    ),
+    "compare": Verb(
+        "sim.compare:main", "test whether one evaluation beats another", "vla compare outputs/eval-a outputs/eval-b"
+    ),
+    "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench loader"),
+}
+
+OUR_LOGGERS = ("vla", "policies", "robot_bridge", "sim")
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def help_text() -> str:
+    """The table of verbs, with an example of each."""
+    rows = [f"  {name:<9} {verb.about}\n  {'':<9}   {verb.example}" for name, verb in VERBS.items()]
+    lines = ["usage: vla VERB [arguments]", "", *rows, "", "vla VERB --help explains a verb and its settings."]
+    return "\n".join(lines) + "\n"
+
+
+def run(argv: list[str]) -> int:
+    """Run ``argv`` (without the program's name) and return the exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(help_text())
+        sys.stdout.flush()
+        return 0
+    name, *rest = argv
+    if name not in VERBS:
+        return _fail("vla", str(unknown("verb", name, VERBS)))
+    _log_to_stderr()
+    module, _, function = VERBS[name].target.partition(":")
+    try:
+        code = getattr(import_module(module), function)(rest)
+        sys.stdout.flush()
+    except UnderstudyError as error:
+        return _fail(f"vla {name}", str(error))
+    except KeyboardInterrupt:
+        return _fail(f"vla {name}", "stopped; what was finished is kept", code=130)
+    except Exception as error:
+        if full := next((cause for cause in _causes(error) if _is_full(cause)), None):
+            return _fail(f"vla {name}", f"disk full: {full}; free some space and run the command again")
+        raise
+    return int(code or 0)
+
+
+def entry() -> None:
+    """The console script ``vla``."""
+    try:
+        code = run(sys.argv[1:])
+    except BrokenPipeError:
+        if not _reader_left():
+            raise
+        # The interpreter flushes stdout once more at exit and would complain; 141 is what a shell gives for SIGPIPE.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)
+
+
+def _fail(who: str, message: str, code: int = 2) -> int:
+    sys.stderr.write(f"{who}: {' '.join(message.split())}\n")
+    return code
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for name in OUR_LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_full(error: BaseException) -> bool:
+    # safetensors and torch report a full disk in errors of their own, which carry no errno.
+    return (isinstance(error, OSError) and error.errno in FULL) or "No space left on device" in str(error)
+
+
+def _reader_left() -> bool:
+    """Whether stdout is the pipe that broke, rather than one to a worker process."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
