@@ -16,6 +16,7 @@ from vla.config import build, help_text, load, wants_help
 from vla.data.lerobot import Dataset, open_dataset
 from vla.data.windows import EpochSampler, Windows, load_windows
 from vla.errors import UnderstudyError
+from vla.types import EXPERT_SOURCE
 
 if TYPE_CHECKING:
     from vla.training.trainer import Batch, TrainerConfig
@@ -85,7 +86,7 @@ def run(config: TrainConfig) -> Path:
     return config.out
 
 
-def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> Windows:  # noqa: ANN401
+def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> Windows:
     """The dataset's samples for a policy, without its last ``holdout`` episodes."""
     kept = len(dataset.episodes) - holdout
     if kept < 1:
@@ -109,7 +110,7 @@ def seed_everything(seed: int) -> None:
 class TrainingBatches:
     """Batch *n* of a run: a pure function of the seed and *n*, augmentation included."""
 
-    def __init__(self, policy: Any, windows: Windows, trainer: "TrainerConfig", *, shift: int) -> None:  # noqa: ANN401
+    def __init__(self, policy: Any, windows: Windows, trainer: "TrainerConfig", *, shift: int) -> None:
         self._policy, self._windows, self._seed = policy, windows, trainer.seed
         self._sampler = EpochSampler(len(windows), batch_size=trainer.batch_size, seed=trainer.seed)
         size = next(iter(windows.frames.values())).shape[1]
@@ -127,6 +128,13 @@ def write_provenance(config: TrainConfig, dataset: Dataset) -> None:
     """``provenance.json``: which data, which code, which settings made this checkpoint."""
     plain = {
         "data": {"path": str(config.data), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
+        "tasks": sorted(
+            {
+                info.source.removeprefix(EXPERT_SOURCE)
+                for info in dataset.episodes
+                if info.source.startswith(EXPERT_SOURCE)
+            }
+        ),
         "episodes": len(dataset.episodes) - config.holdout,
         "settings": {"policy": config.policy, "trainer": config.trainer, "shift": config.shift},
         "code": code_version(),

@@ -11,8 +11,11 @@ A *suite* is a simulated robot with its tasks. It is driven like this, and nothi
 `step` does not render; `observe` does, so that whoever needs no picture pays for none.
 """
 
+import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Protocol
 
@@ -47,7 +50,7 @@ class SuiteSpec:
 
 
 class Suite(Protocol):
-    """A simulated robot with its tasks. Construct with ``(profile=…, image_size=…, tasks=…)`` keywords."""
+    """A simulated robot with its tasks. Built from keywords (``image_size``, ``cameras``, …), see each suite's own."""
 
     spec: SuiteSpec
     max_steps: int
@@ -105,9 +108,26 @@ def suite_class(name: str) -> type:
     return getattr(import_module(module), attribute)
 
 
+def suite_module(name: str) -> str:
+    """The module of a suite, for workers to import ahead."""
+    suite_class(name)
+    return SUITES[name].partition(":")[0]
+
+
 def make_suite(name: str, **options: object) -> Suite:
-    """Build a suite by name with its own options (``profile``, ``image_size``, …)."""
-    return suite_class(name)(**options)
+    """Build a suite by name with its own options; raises `UnderstudyError` for one that it does not have."""
+    made = suite_class(name)
+    allowed = list(inspect.signature(made).parameters)
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option of the suite {name}", option, allowed)
+    return made(**options)
+
+
+@cache
+def shared_suite(name: str, options: str) -> Suite:
+    """The suite of this process, ``options`` as JSON: building one costs more than an episode, and OpenGL wants one."""
+    return make_suite(name, **json.loads(options))
 
 
 def suite_of(task: str) -> str:

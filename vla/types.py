@@ -24,6 +24,8 @@ from jaxtyping import Float32, Int64, UInt8
 
 ActionKind = Literal["joint_position", "ee_delta", "ee_pose"]
 Accepts = Literal["instruction", "video", "goal"]
+EXPERT_SOURCE = "expert "
+"""How `Episode.source` begins for a demonstration by a simulated expert; the task's name follows."""
 ACTION_KINDS: tuple[ActionKind, ...] = ("joint_position", "ee_delta", "ee_pose")
 
 
@@ -104,7 +106,7 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class ActionChunk:
-    """``actions`` [pred_horizon, A] float32, unnormalised; row *i* is due at ``stamp_ns + i * dt`` (``dt`` in seconds)."""
+    """``actions`` [pred_horizon, A] float32, unnormalised; row *i* is due at ``stamp_ns + i * dt`` (``dt`` [s])."""
 
     actions: Float32[np.ndarray, "horizon a"]
     stamp_ns: int
@@ -186,7 +188,7 @@ class Episode:
     ``images``: camera name → a call that decodes all its frames [T, H, W, 3] uint8 (lazy, so that an episode is
     cheap to hold); ``proprio`` [T, P]; ``actions`` [T, A]: row *t* was commanded at observation *t*;
     ``stamps_ns`` [T]: when each observation was really captured; ``fps``: the nominal rate;
-    ``success``: ``None`` when nobody judged it; ``source``: where it comes from (``"expert"``, ``"teleop"``, a file …);
+    ``success``: ``None`` when nobody judged it; ``source``: where it comes from (an expert, ``"teleop"``, a file …);
     ``seed`` and ``initial_state``: which scene it started from, for simulated episodes.
     """
 

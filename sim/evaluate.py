@@ -1,0 +1,221 @@
+"""``vla eval``: success rates on scenes that were never trained on, with floor, ceiling and control.
+
+For every task the same test scenes are played by the policy, by random actions (floor), by the expert (ceiling), and
+by the policy told the instruction of another task (control: a policy that does not listen succeeds there too).
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from policies.execution import ExecutionConfig
+from policies.train import code_version
+from sim.collect import expand
+from sim.pool import default_workers, with_progress
+from sim.report import write_report
+from sim.results import EpisodeResult, summarize
+from sim.rollout import Played, Scene, Setting, play_all
+from sim.suite import TEST_SEEDS, shared_suite, suite_of
+from vla.config import help_text, load, wants_help
+from vla.errors import UnderstudyError
+
+logger = logging.getLogger(__name__)
+
+EXAMPLE = "vla eval policy=outputs/train tasks=[tabletop/lift-red-cube] episodes=50 out=outputs/eval"
+SMALL_WORDS = frozenset({"a", "an", "the", "to", "in", "on", "of", "with", "from", "into"})
+
+
+@dataclass
+class EvalConfig:
+    """What to evaluate, and how long."""
+
+    policy: Path
+    """folder of a checkpoint"""
+    tasks: tuple[str, ...] = ()
+    """task names, ``*`` allowed; empty: those that the checkpoint was trained on"""
+    episodes: int = 20
+    """test scenes for each task"""
+    control_episodes: int = 20
+    """test scenes for each task in the wrong-instruction control; 0: none"""
+    out: Path = Path("outputs/eval")
+    suite: dict[str, Any] = field(default_factory=dict)
+    """options of the suite; must give the pictures that the policy was trained on"""
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    seed: int = 0
+    """first test scene"""
+    workers: int = field(default_factory=default_workers)
+    films: bool = True
+    """film one success and one failure of each task"""
+    other_scene: bool = False
+    """evaluate although the suite's fingerprint is not that of the training data"""
+    json: Path | None = None
+    """write report.json here too"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was played: ``results`` with their films, and ``actions`` [T, A] carried out in filmed ones."""
+
+    results: list[EpisodeResult]
+    action_plots: dict[str, dict[str, Any]]
+    wall_s: float
+
+
+def main(argv: list[str]) -> int:
+    """The command."""
+    if wants_help(argv):
+        about = "Play test scenes with a trained policy; write report.json and report.html."
+        sys.stdout.write(help_text(EvalConfig, verb="eval", about=about, example=EXAMPLE, name="eval"))
+        return 0
+    config = load(EvalConfig, "eval", argv)
+    evaluation = evaluate(config)
+    report = summarize(evaluation.results, wall_s={"evaluate": evaluation.wall_s}, provenance=provenance(config))
+    curves = config.policy / "metrics.jsonl"
+    page = write_report(
+        config.out, report, curves=curves if curves.is_file() else None, action_plots=evaluation.action_plots
+    )
+    if config.json is not None:
+        config.json.write_text((config.out / "report.json").read_text())
+    tell(report, page)
+    return 0
+
+
+def evaluate(config: EvalConfig) -> Evaluation:
+    """Play all scenes, then play the ones worth watching again for their films."""
+    started = perf_counter()
+    tasks = expand(config.tasks or trained_tasks(config.policy))
+    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution)
+    if not config.other_scene:
+        check_fingerprint(config.policy, shared_suite(suite_of(tasks[0]), setting.suite_options).spec.fingerprint)
+    scenes = plan(tasks, setting, config)
+    played = list(with_progress(play_all(scenes, workers=config.workers), what="evaluate", total=len(scenes)))
+    results = [one.result for one in played]
+    plots: dict[str, dict[str, Any]] = {}
+    if config.films:
+        results, plots = film(scenes, played, config)
+    return Evaluation(results, plots, perf_counter() - started)
+
+
+def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Scene]:
+    """All episodes: policy, control, floor and ceiling on the same test scenes."""
+    if config.episodes < 1:
+        raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
+    seeds = TEST_SEEDS[config.seed : config.seed + config.episodes]
+    wrong = wrong_instructions(tasks, setting) if config.control_episodes else {}
+    scenes = [Scene(setting, task, task, "policy", seed) for task in tasks for seed in seeds]
+    scenes += [
+        Scene(setting, task, told, "wrong-instruction", seed)
+        for task, told in wrong.items()
+        for seed in seeds[: config.control_episodes]
+    ]
+    bare = Setting(setting.suite_options)
+    scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]
+    return scenes + [Scene(bare, task, task, "expert", seed) for task in tasks for seed in seeds]
+
+
+def wrong_instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]:
+    """For each task another one to be told: the next whose object is not the same, so that luck cannot fulfil both."""
+    suite = shared_suite(suite_of(tasks[0]), setting.suite_options)
+    objects = {}
+    for task in tasks:
+        suite.reset(task, TEST_SEEDS[0])
+        objects[task] = frozenset(suite.instruction.lower().split()[1:]) - SMALL_WORDS
+    wrong = {}
+    for number, task in enumerate(tasks):
+        others = [*tasks[number + 1 :], *tasks[:number]]
+        apart = [other for other in others if not (objects[task] <= objects[other] or objects[other] <= objects[task])]
+        if apart:
+            wrong[task] = apart[0]
+    return wrong
+
+
+def film(
+    scenes: Sequence[Scene], played: Sequence[Played], config: EvalConfig
+) -> tuple[list[EpisodeResult], dict[str, dict[str, Any]]]:
+    """Play the first success and the first failure of each task again, with a camera running.
+
+    Returns all results, the filmed ones with their film, and the plots of the actions of those episodes.
+    """
+    chosen: dict[tuple[str, bool], int] = {}
+    for number, one in enumerate(played):
+        if one.result.condition == "policy":
+            chosen.setdefault((one.result.task, one.result.success), number)
+    results = [one.result for one in played]
+    names = {n: f"films/{results[n].task.replace('/', '-')}-{results[n].seed}.mp4" for n in chosen.values()}
+    again = [replace(scenes[number], film=str(config.out / name)) for number, name in names.items()]
+    plots = {}
+    replays = with_progress(play_all(again, workers=config.workers), what="film", total=len(again))
+    for (number, name), replay in zip(names.items(), replays):
+        if (replay.result.success, replay.result.steps) != (results[number].success, results[number].steps):
+            logger.warning("%s, seed %d ended otherwise when played again", replay.result.task, replay.result.seed)
+        results[number] = replace(results[number], film=name)
+        outcome = "success" if replay.result.success else "failure"
+        action = shared_suite(suite_of(replay.result.task), scenes[0].setting.suite_options).spec.action
+        title = f"{replay.result.instruction} ({outcome}, seed {replay.result.seed})"
+        plots[title] = {"names": list(action.names), "executed": replay.actions}
+    return results, plots
+
+
+def trained_tasks(checkpoint: Path) -> tuple[str, ...]:
+    """The simulated tasks in a checkpoint's training data."""
+    tasks = _provenance_of(checkpoint).get("tasks", [])
+    if not tasks:
+        raise UnderstudyError(f"{checkpoint} does not say which tasks it was trained on; give tasks=[suite/task,…]")
+    return tuple(tasks)
+
+
+def check_fingerprint(checkpoint: Path, offered: str) -> None:
+    """Refuse pictures and numbers of another kind than those trained on."""
+    trained = _provenance_of(checkpoint).get("data", {}).get("fingerprint", offered)
+    if trained != offered:
+        raise UnderstudyError(
+            f"the policy was trained on {trained!r}, this suite is {offered!r}; give the same suite.* options, "
+            "or other_scene=true to evaluate all the same"
+        )
+
+
+def provenance(config: EvalConfig) -> dict[str, Any]:
+    """How the report came about."""
+    return {
+        "checkpoint": str(config.policy),
+        "policy": _provenance_of(config.policy),
+        "suite": config.suite,
+        "execution": vars(config.execution),
+        "test_seeds": [TEST_SEEDS.start + config.seed, TEST_SEEDS.start + config.seed + config.episodes - 1],
+        "code": code_version(),
+    }
+
+
+def _provenance_of(checkpoint: Path) -> dict[str, Any]:
+    file = checkpoint / "provenance.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def tell(report: dict[str, Any], page: Path) -> None:
+    """The figures as a table on the terminal, and where the page is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("task", "success", "95 % interval", "random", "expert", "wrong instruction")
+    conditions = report["conditions"]
+
+    def cell(condition: str, task: str | None) -> str:
+        part = conditions.get(condition)
+        entry = None if part is None else part["mean"] if task is None else part["tasks"].get(task)
+        return "–" if entry is None else f"{entry['success_rate']:.2f}"
+
+    for task, entry in [*report["tasks"].items(), (None, report["mean"])]:
+        low, high = entry["wilson"]
+        rate = f"{entry['successes']}/{entry['episodes']} = {entry['success_rate']:.2f}"
+        others = [cell(condition, task) for condition in ("random", "expert", "wrong-instruction")]
+        table.add_row(task or "mean", rate, f"{low:.2f} – {high:.2f}", *others)
+    console = Console()
+    console.print(table)
+    for remark in report["remarks"]:
+        console.print(f"· {remark}")
+    console.print(f"report: {page}", soft_wrap=True)
