@@ -23,6 +23,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from vla.errors import UnderstudyError, unknown
 
@@ -54,10 +55,7 @@ def load[T](schema: type[T], name: str, overrides: Sequence[str], *, config_dir:
 def build[T](schema: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """Build the dataclass ``schema``, and those nested in it, from plain values.
 
-    Args:
-        schema: the dataclass.
-        mapping: plain values, as read from YAML; ``"???"`` stands for a value not given.
-        where: the dotted key that ``mapping`` comes from, for the messages.
+    ``mapping`` holds what YAML can hold, ``"???"`` for a value not given; ``where`` is its dotted key, for messages.
 
     Raises:
         UnderstudyError: an unknown key, a wrong type, a missing value, or what ``__post_init__`` refuses.
@@ -70,11 +68,14 @@ def build[T](schema: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     for key, value in mapping.items():
         if key not in settings:
             raise unknown("key", _dotted(where, str(key)), _keys(schema, where))
-        if value != NOT_GIVEN or not isinstance(value, str):
+        if not (isinstance(value, str) and value == NOT_GIVEN):
             values[key] = _convert(value, hints[key], _dotted(where, key))
     for key, field in settings.items():
-        if key not in values and not _has_default(field):
-            values[key] = _without_default(hints[key], _dotted(where, key))
+        if key not in values and field.default is MISSING and field.default_factory is MISSING:
+            dotted, hint = _dotted(where, key), _unalias(hints[key])
+            if not is_dataclass(hint):
+                raise UnderstudyError(f"{dotted} ({_name(hint)}) must be given: add {dotted}=…")
+            values[key] = build(cast(type, hint), {}, dotted)
     try:
         return schema(**values)
     except UnderstudyError:
@@ -99,8 +100,8 @@ def from_yaml[T](schema: type[T], path: Path) -> T:
         mapping = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
         raise UnderstudyError(f"there is no file {path}") from error
-    except (OmegaConfBaseException, ValueError, OSError) as error:
-        raise UnderstudyError(f"{path} is not readable YAML: {_first_line(error)}") from error
+    except (OmegaConfBaseException, YAMLError, ValueError, OSError) as error:
+        raise UnderstudyError(f"{path} is not readable YAML: {_one_line(error)}") from error
     try:
         return build(schema, cast(Mapping[str, Any], mapping))
     except UnderstudyError as error:
@@ -150,8 +151,8 @@ def _compose(schema: type, name: str, overrides: Sequence[str], config_dir: Path
             OmegaConf.update(composed, key, value)
         _refuse_resolvers(OmegaConf.to_container(composed), str(file))
         mapping = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UnderstudyError(f"{file}: {_first_line(error)}") from error
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        raise UnderstudyError(f"{file}: {_one_line(error)}") from error
     return cast(dict[str, Any], mapping)
 
 
@@ -285,14 +286,6 @@ def _scalar(value: Any, kind: Any, where: str) -> Any:
     return Path(value).expanduser() if kind is Path else kind(value)
 
 
-def _without_default(hint: Any, where: str) -> Any:
-    """The value of a setting that nobody gave: only a nested dataclass may have one."""
-    hint = _unalias(hint)
-    if isinstance(hint, type) and is_dataclass(hint):
-        return build(hint, {}, where)
-    raise UnderstudyError(f"{where} ({_name(hint)}) must be given: add {where}=…")
-
-
 def _wrong(where: str, value: object, hint: object) -> UnderstudyError:
     return UnderstudyError(f"{where or 'the configuration'} must be {_name(hint)}, got {value!r}")
 
@@ -318,10 +311,6 @@ def _unalias(hint: Any) -> Any:
 
 def _fields(schema: Any) -> list[Field[Any]]:
     return [field for field in fields(schema) if field.init]
-
-
-def _has_default(field: Field[Any]) -> bool:
-    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def _dotted(where: str, key: object) -> str:
@@ -403,5 +392,7 @@ def _row(left: str, right: str, width: int) -> str:
     return (head + (indent if len(head) > column else "") + indent.join(textwrap.wrap(right, width - column))).rstrip()
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+def _one_line(error: Exception) -> str:
+    """Hydra's and OmegaConf's second lines are links and internal names; YAML's say where the mistake is."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(" ".join(lines).split()) if isinstance(error, YAMLError) else lines[0]
