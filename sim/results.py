@@ -33,6 +33,7 @@ from vla.errors import UnderstudyError
 Condition = Literal["policy", "random", "expert", "wrong-instruction"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 FEW_EPISODES = 20
+ROW = ("seed", "initial_state", "success", "steps")
 PAIRED_METHOD = "Exact McNemar test, Newcombe's score interval for paired proportions (1998, method 10)"
 
 
@@ -346,10 +347,8 @@ def _complaint(report: Any) -> str | None:
         details = entry.get("episodes_detail") if isinstance(entry, dict) else None
         if not isinstance(details, list):
             return f"{task} has no 'episodes_detail'"
-        if not all(
-            isinstance(row, dict) and {"seed", "initial_state", "success", "steps"} <= row.keys() for row in details
-        ):
-            return f"an episode of {task} lacks its seed, initial_state, success or steps"
+        if not all(isinstance(row, dict) and isinstance(row.get(name), int) for row in details for name in ROW):
+            return f"an episode of {task} lacks its {', '.join(ROW)}, as whole numbers or true and false"
         counts = len(details), sum(bool(row["success"]) for row in details)
         if counts != (entry.get("episodes"), entry.get("successes")):
             return f"{task} claims other counts than its episodes show ({counts[1]} of {counts[0]})"
