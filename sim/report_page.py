@@ -288,7 +288,7 @@ def _method(report: Entry) -> Markup:
         low, high = test["interval"]
         facts["Uses its instruction"] = (
             f"right minus wrong instruction on {test['pairs']} paired episodes: {test['difference']:+.1%} "
-            f"({low:+.1%} to {high:+.1%}), p {p_text(test['p_value'])}; {test['method']}"
+            f"({low:+.1%} to {high:+.1%}), p {p_text(test['p_value'])}. {test['method']}"
         )
     return el(
         "section",
