@@ -29,19 +29,21 @@ VERBS = {
     "collect": Verb(
         "sim.collect:main",
         "record a scripted expert in simulation",
-        "vla collect task=tabletop/lift-red-cube episodes=50 out=data/lift",
+        "vla collect tasks=[tabletop/lift-red-cube] episodes=50 out=outputs/collect",
     ),
-    "data": Verb("vla.data.cli:main", "import, inspect or repair recordings", "vla data inspect data/lift"),
+    "data": Verb("vla.data.cli:main", "import, inspect or repair recordings", "vla data inspect outputs/collect"),
     "train": Verb(
-        "policies.train:main", "train a policy on recordings", "vla train policy=cogact preset=cpu data=data/lift"
+        "policies.train:main", "train a policy on recordings", "vla train policy=cogact preset=cpu data=outputs/collect"
     ),
     "eval": Verb(
-        "sim.evaluate:main", "run a policy in simulation and count successes", "vla eval policy=outputs/train"
+        "sim.evaluate:main",
+        "count a policy's successes in simulation",
+        "vla eval policy=outputs/train episodes=20",
     ),
     "compare": Verb(
         "sim.compare:main", "test whether one evaluation beats another", "vla compare outputs/eval-a outputs/eval-b"
     ),
-    "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench loader"),
+    "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench"),
 }
 
 OUR_LOGGERS = ("vla", "policies", "robot_bridge", "sim")
