@@ -190,11 +190,9 @@ def benchmarks() -> dict[str, str]:
 def script(name: str) -> ModuleType:
     """The module ``tests/benchmarks/name.py``; it may import its neighbours as ``from benchmarks import …``."""
     if not FOLDER.is_dir():
-        raise UnderstudyError(
-            f"there is no folder {FOLDER}: benchmarks live in the checkout, installed by `make setup`"
-        )
-    if name not in names():
-        raise unknown("benchmark", name, names())
+        raise UnderstudyError(f"there is no folder {FOLDER}: benchmarks live in the checkout, use one")
+    if name not in benchmarks():
+        raise unknown("benchmark", name, benchmarks())
     if PACKAGE not in sys.modules:
         package = ModuleType(PACKAGE)
         package.__path__ = [str(FOLDER)]
