@@ -120,7 +120,8 @@ td { padding: 10px 14px 10px 0; border-bottom: 1px solid var(--line); vertical-a
 th:last-child, td:last-child { padding-right: 0; }
 th.num, td.num { text-align: right; }
 table.plain { min-width: min(100%, 420px); }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; } .scroll + .scroll { margin-top: 24px; }
+@media (max-width: 719px) { table.plain { font-size: .88rem; } .plain th, .plain td { padding-right: 9px; } }
 table.tasks { width: 100%; } table.tasks td:first-child { width: 32%; min-width: 180px; }
 table.tasks .wide-cell { width: 30%; }
 table.tasks td.num > span { display: block; }

@@ -60,6 +60,14 @@ def test_the_verdict_follows_the_exact_test(a, b, verdict, said):
     assert said in comparison["verdict"]
 
 
+def test_a_task_is_judged_by_the_p_value_that_counts_how_many_were_looked_at():
+    # 2 / 2**6 = 3.1% decides one task alone; among two tasks it is 6.2%.
+    alone, among = (compare(report(0, tasks=tasks), report(6, tasks=tasks)) for tasks in ([LIFT], [LIFT, OPEN]))
+    assert alone["tasks"][LIFT]["verdict"] == "B better"
+    assert among["tasks"][LIFT]["verdict"] == "no difference shown"
+    assert among["pooled"]["verdict"] == "B better"
+
+
 def test_five_scenes_can_never_decide_and_six_can():
     assert compare(report(0, tasks=[LIFT]), report(5, tasks=[LIFT]))["pooled"]["verdict"] == "no difference shown"
     assert compare(report(0, tasks=[LIFT]), report(6, tasks=[LIFT]))["pooled"]["verdict"] == "B better"
