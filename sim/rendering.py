@@ -100,10 +100,10 @@ def _from_user() -> Backend | None:
     if asked in _OFF:
         return "none"
     if asked in ("glfw", "glx", "wgl", "cgl"):
-        return "glfw"
-    if asked not in _PROBES:
+        asked = "glfw"
+    if asked != "glfw" and asked not in _PROBES:
         return None
-    if _works(asked):
+    if _has_window_system() if asked == "glfw" else _works(asked):
         return asked
     logger.warning("MUJOCO_GL=%s cannot work here and is ignored; what would help: %s", asked, apt_line())
     return None
@@ -115,7 +115,11 @@ def _probe_all() -> Backend:
     for backend in _PROBES:
         if _works(backend):
             return backend
-    return "glfw" if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") else "none"
+    return "glfw" if _has_window_system() else "none"
+
+
+def _has_window_system() -> bool:
+    return platform.system() != "Linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
 
 
 def _works(backend: str) -> bool:

@@ -41,7 +41,7 @@ INSTRUCTIONS: dict[str, str] = loads(Path(__file__).with_name("metaworld_instruc
 """Task, by Meta-World's name without its version, → the words for it."""
 
 CLOSE_UPS = {
-    "side": ((1.2, 0.72, 0.9), (0, 1, 0, -0.5352, 0, 0.8447), 20.5),
+    "side": ((1.2, 0.72, 0.9), (0, 1, 0, -0.5352, 0, 0.8447), 18.0),
     "top": ((0.0, 0.74, 1.4), (1, 0, 0, 0, 1, 0), 20.0),
 }
 """Cameras of ours: position [m], x and y axes (right and up in the picture), vertical field of view [degrees]."""
@@ -222,6 +222,7 @@ class MetaWorldSuite:
 
     def observe(self) -> Observation:
         """Render the cameras and read the proprio of this instant."""
+        self._current_task()
         stamp = monotonic_ns()
         images = {camera.name: self._picture(camera.name, camera.height) for camera in self.spec.cameras}
         return Observation(images=images, proprio=self._state[:4].astype(np.float32), stamp_ns=stamp)
