@@ -73,9 +73,10 @@ def _warnings(a: Mapping[str, Any], b: Mapping[str, Any], runs: Sequence[Sequenc
         if extra:
             tasks = ", ".join(sorted({task for task, _ in extra}))
             said.append(f"{len(extra)} of the {len(mine)} scenes of {name} are in that run alone: LEFT OUT ({tasks}).")
-    prints = [report.get("provenance", {}).get("fingerprint") for report in (a, b)]
-    if None not in prints and prints[0] != prints[1]:
-        said.append(f"The simulators differ ({prints[0]} and {prints[1]}): a difference may be theirs.")
+    for name in ("suite", "fingerprint"):
+        first, second = (report.get("provenance", {}).get(name) for report in (a, b))
+        if first != second:
+            said.append(f"The simulators differ ({name} {first} and {second}): a difference may be theirs.")
     return said
 
 

@@ -93,10 +93,13 @@ def test_what_only_one_run_holds_is_left_out_and_said(folders, capsys):
     assert not compare(report(8), report(8))["warnings"]
 
 
-def test_different_simulators_are_said():
-    warnings = compare(report(8, fingerprint="fast-64"), report(8, fingerprint="lerobot-480"))["warnings"]
-    assert len(warnings) == 1
-    assert "fast-64 and lerobot-480" in warnings[0]
+@pytest.mark.parametrize("name", ["suite", "fingerprint"])
+def test_different_simulators_are_said(name):
+    said = compare(report(8, **{name: {"profile": "fast"}}), report(8, **{name: {"profile": "lerobot"}}))["warnings"]
+    assert len(said) == 1
+    assert "'fast'" in said[0]
+    assert "'lerobot'" in said[0]
+    assert not compare(report(8, **{name: "fast"}), report(8, **{name: "fast"}))["warnings"]
 
 
 def test_the_files_hold_what_was_said(folders, tmp_path, capsys):
