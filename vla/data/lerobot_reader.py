@@ -39,7 +39,8 @@ class EpisodeInfo:
 class Dataset:
     """An opened dataset: cheap to hold and to pickle; every call reads what it needs. Made by `open_dataset`.
 
-    ``spec``: what all episodes share; ``episodes``: one `EpisodeInfo` per episode, by index; ``num_frames``: of all.
+    ``spec``: what all episodes share; ``episodes``: one `EpisodeInfo` per episode, by index; ``num_frames``: of all;
+    ``camera_keys``: camera name → the feature that its images are stored under.
     """
 
     def __init__(self, root: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -49,7 +50,7 @@ class Dataset:
         self._paths = {"data": info.get("data_path", layout.DATA_PATH), "video": info.get("video_path")}
         self._rows = rows
         self._first_row_of_file = _first_rows(rows)
-        self.spec, self._camera_keys = self._read_spec(info)
+        self.spec, self.camera_keys = self._read_spec(info)
         source = root.name
         self.episodes = tuple(
             EpisodeInfo(
@@ -86,7 +87,7 @@ class Dataset:
     def arrays(self, index: int) -> dict[str, np.ndarray]:
         """One episode's numbers: ``proprio`` [T, P] and ``actions`` [T, A] float32, ``stamps_ns`` [T] int64."""
         wanted = [layout.STATE, layout.ACTION, layout.STAMP, "timestamp", "episode_index"]
-        table = self._table(index, [key for key in wanted if key in self._features])
+        table = self.table(index, [key for key in wanted if key in self._features])
         if not np.all(table["episode_index"].to_numpy() == index):
             raise self._torn(f"{self._data_path(self._row(index))} holds other episodes than meta/episodes says")
         length = table.num_rows
@@ -99,9 +100,9 @@ class Dataset:
 
     def frames(self, index: int, camera: str) -> np.ndarray:
         """All images of one camera in one episode, decoded: [T, H, W, 3] uint8 RGB."""
-        if camera not in self._camera_keys:
-            raise unknown("camera", camera, self._camera_keys)
-        key, row = self._camera_keys[camera], self._row(index)
+        if camera not in self.camera_keys:
+            raise unknown("camera", camera, self.camera_keys)
+        key, row = self.camera_keys[camera], self._row(index)
         if self._features[key]["dtype"] == "video":
             return video.decode_span(
                 self.root / self._video_path(row, key),
@@ -109,7 +110,7 @@ class Dataset:
                 count=row["length"],
                 fps=self.spec.fps,
             )
-        cells = self._table(index, [key])[key].to_pylist()
+        cells = self.table(index, [key])[key].to_pylist()
         return np.stack([self._decode(cell, index, number) for number, cell in enumerate(cells)])
 
     def episode(self, index: int) -> Episode:
@@ -163,11 +164,11 @@ class Dataset:
     def files(self, index: int) -> list[Path]:
         """The files that hold an episode's data and videos."""
         row = self._row(index)
-        videos = [key for key in self._camera_keys.values() if self._features[key]["dtype"] == "video"]
+        videos = [key for key in self.camera_keys.values() if self._features[key]["dtype"] == "video"]
         return [self.root / self._data_path(row), *(self.root / self._video_path(row, key) for key in videos)]
 
-    def _table(self, index: int, columns: list[str]) -> pa.Table:
-        """The rows of one episode; only the row groups that hold them are read."""
+    def table(self, index: int, columns: list[str]) -> pa.Table:
+        """These columns of one episode as they are stored; only the row groups that hold it are read."""
         row = self._row(index)
         path = self.root / self._data_path(row)
         first = row["dataset_from_index"] - self._first_row_of_file[_file_of(row)]
