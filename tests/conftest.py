@@ -1,9 +1,16 @@
 """Fixtures shared by every test."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
+
+# The contract's shapes are checked in tests and cost nothing in production. The hook must stand before vla.types is
+# imported; with the numeric tower an int is a float, as mypy has it.
+jaxtyping.install_import_hook("vla.types", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 REPO = Path(__file__).resolve().parent.parent
 SAMPLES = REPO.parent / "shared" / "samples"
@@ -17,3 +24,13 @@ def samples() -> Path:
             pytest.fail(f"CI must run on the real recordings, but there is no {SAMPLES}")
         pytest.skip(f"no real recordings at {SAMPLES}")
     return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """A call that runs code in a fresh interpreter, as a person would: without the test session's hooks."""
+
+    def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+    return run

@@ -7,6 +7,7 @@ A verb's ``main(argv)`` takes the arguments after the verb, answers ``--help`` i
 import errno
 import logging
 import os
+import select
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -119,8 +120,6 @@ def _is_full(error: BaseException) -> bool:
 
 def _reader_left() -> bool:
     """Whether stdout is the pipe that broke, rather than one to a worker process."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -199,9 +199,7 @@ def _parse(text: str) -> tuple[str, Any, str]:
                 break
             continue
         if override.is_sweep_override():
-            raise UnderstudyError(
-                f"{text!r} reads as several values: write {key}=[…] for a list, '{key}=\"…\"' for text"
-            )
+            raise UnderstudyError(f"{text!r} is several values: write {key}=[…] for a list, '{key}=\"…\"' for text")
         return key, override.value(), candidate
     raise UnderstudyError(f"cannot read {text!r}: put quotes around what has special characters, '{key}=\"…\"'")
 
