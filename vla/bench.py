@@ -123,6 +123,7 @@ def write_bench(
         notes: sentences for the reader.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     busy = ("this machine was too noisy to tell: run it again when it is idle",) if noisy else ()
@@ -135,7 +136,7 @@ def write_bench(
     }
     table = Table("", "value", "unit", "p50", "p99", title=bench, title_justify="left")
     for row in rows:
-        table.add_row(row.name, _number(row.value), row.unit, _number(row.p50), _number(row.p99))
+        table.add_row(escape(row.name), _number(row.value), escape(row.unit), _number(row.p50), _number(row.p99))
     console = Console()
     console.print(table)
     for name, ratio in ratios.items():
@@ -215,4 +216,4 @@ def _quantile(values: Sequence[float], percent: int) -> float:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}"
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
