@@ -215,4 +215,24 @@ def test_rays_and_opengl_see_the_same(pair):
 
 def test_opengl_leaves_the_model_as_it_was(pair):
     *_, model = pair
-    assert (model.vis.global_.offwidth, model.vis.quality.offsamples) == (640, 4)
+    size, quality = model.vis.global_, model.vis.quality
+    assert (size.offwidth, size.offheight, quality.offsamples, quality.shadowsize) == (640, 480, 4, 4096)
+
+
+def test_opengl_cameras_of_one_size_share_a_context_until_the_last_is_closed(scene):
+    if BACKEND == "none":
+        pytest.skip("no OpenGL library works on this machine")
+    model, data = scene
+    first, second = (GLCamera(model, name, height=32, width=32) for name in ("front", "level"))
+    other = GLCamera(model, "front", height=48, width=48)
+    assert first._screen is second._screen
+    assert first._screen is not other._screen
+    before = second.render(data)
+    assert not np.array_equal(first.render(data), before)
+    first.close()
+    other.render(data)
+    other.close()
+    np.testing.assert_array_equal(second.render(data), before)
+    with pytest.raises(UnderstudyError, match="has been closed"):
+        first.render(data)
+    second.close()
