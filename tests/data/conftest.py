@@ -1,7 +1,10 @@
 """Small recordings to write and read back."""
 
+import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -72,3 +75,12 @@ def same(one: Episode, two: Episode, tolerance: int = 0) -> None:
 def same_fixture() -> Callable[..., None]:
     """The function `same`."""
     return same
+
+
+@pytest.fixture(scope="session")
+def made() -> ModuleType:
+    """The module recordings.py beside this file; loaded by place, as other distributions install a ``tests``, too."""
+    spec = importlib.util.spec_from_file_location("recordings", Path(__file__).with_name("recordings.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

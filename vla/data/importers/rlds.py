@@ -157,7 +157,9 @@ class Recording:
             fps=fps,
             cameras=sized(cameras, image_size),
             proprio_names=self._names(self.states, facts.proprio if facts else ()),
-            action=ActionSpec(kind, names, low, high, gripper=facts.gripper if facts else None),
+            action=ActionSpec(
+                kind, names, low, high, gripper=facts.gripper if facts and facts.action == names else None
+            ),
             embodiment=facts.embodiment if facts else "unknown",
             fingerprint=f"rlds:{self.name}",
         )
