@@ -22,7 +22,7 @@ UPRIGHT = tuple(name for name in CAMERAS if name != "behindGripper")
 
 @pytest.fixture(scope="module", params=RENDERERS)
 def seeing(request):
-    """The same with the close cameras, by rays and, where there is an OpenGL, through it."""
+    """One suite with the close cameras, by rays and, where there is an OpenGL, through it."""
     suite = _suite(request.param, cameras=("front", "wrist", "side", "top"))
     yield suite
     suite.close()
