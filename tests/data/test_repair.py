@@ -144,6 +144,16 @@ def test_a_lost_row_of_the_metadata_is_made_again(recorded, same, make_episode):
     assert dataset.episodes[1].success is False
 
 
+def test_an_episode_that_was_whole_but_not_yet_counted_is_kept(recorded, make_episode):
+    root, _ = recorded
+    (root / ROW.format(3)).unlink()
+    info = json.loads((root / "meta/info.json").read_text())
+    (root / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 3}))
+    assert len(open_dataset(root).episodes) == 3
+    assert repair(root).episodes == 4
+    np.testing.assert_array_equal(open_dataset(root).arrays(3)["actions"], make_episode(3, length=7).actions)
+
+
 def test_a_missing_video_loses_only_its_episode(tmp_path, spec, make_episode, same):
     root = tmp_path / "d"
     with EpisodeWriter(root, replace(spec, storage="video")) as writer:

@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from vla.data.importers.lerobot_v2 import open_lerobot_v2, read_json
 from vla.data.importers.lerobot_v3 import open_lerobot_v3
@@ -83,11 +82,11 @@ def import_dataset(
     imported: list[int] = []
     interrupted = False
     try:
-        with writer, _bar(missing, opened.name, shown=progress) as bar:
+        with writer, _bar(missing, opened.name, shown=progress) as advance:
             for number in missing:
                 _import_one(opened, number, writer, source)
                 imported.append(number)
-                bar.advance()
+                advance()
     except KeyboardInterrupt:
         interrupted = True
     written = open_dataset(target)
@@ -159,13 +158,9 @@ def _import_one(opened: Source, number: int, writer: EpisodeWriter, source: Path
         raise UnderstudyError(f"episode {number} of {source} was not imported: {error}") from error
 
 
-class _Bar(Protocol):
-    def advance(self) -> None: ...
-
-
 @contextmanager
-def _bar(missing: list[int], name: str, *, shown: bool) -> Iterator[_Bar]:
-    """A progress bar on stderr that counts episodes."""
+def _bar(missing: list[int], name: str, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A progress bar on stderr; what it gives is called after every episode."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -174,9 +169,4 @@ def _bar(missing: list[int], name: str, *, shown: bool) -> Iterator[_Bar]:
         *columns, TimeRemainingColumn(), TextColumn("left"), console=Console(stderr=True), disable=not shown
     ) as bar:
         task = bar.add_task(f"importing {name}", total=len(missing))
-
-        class Bar:
-            def advance(self) -> None:
-                bar.advance(task)
-
-        yield Bar()
+        yield lambda: bar.advance(task)
