@@ -24,7 +24,8 @@ setup: $(STAMP) ## make .venv (Python 3.12) from requirements.lock, with the pro
 
 $(STAMP): requirements.lock pyproject.toml
 	@[ "$(UV)" = uv ] || $(MAKE) --no-print-directory $(OWN_UV)
-	@$(BIN)/python --version >/dev/null 2>&1 || $(UV) venv --quiet --clear --python $(PYTHON_VERSION) $(VENV)
+	@$(BIN)/python --version >/dev/null 2>&1 || $(UV) venv --quiet --clear --python $(PYTHON_VERSION) $(VENV) || \
+	  { echo "there is no Python $(PYTHON_VERSION) and none can be downloaded: install it, then run make setup again" >&2; exit 1; }
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
