@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PYTHON_VERSION := 3.12
 WORKERS ?= 2
 # Threads of torch and BLAS in each test worker: more only make the workers fight over the cores.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 # The uv on PATH when it runs (a pyenv shim may stand there and not), else the one that $(OWN_UV) makes.
 OWN_UV := .venv-uv/bin/uv
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CURDIR)/$(OWN_UV))
