@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from policies.cogact import CogACTConfig
 from policies.train import TrainConfig
@@ -24,7 +25,7 @@ def config():
 def model(config):
     """Weights at random everywhere, also where they start at zero: then everything that can matter does."""
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(INSTRUCTIONS, max_words=config.max_words)
+    tokenizer = build_tokenizer(INSTRUCTIONS)
     model = SmallVLM(config, cameras=CAMERAS, proprio_dim=PROPRIO, tokenizer=tokenizer).eval()
     for parameter in model.parameters():
         if not parameter.any():
@@ -42,20 +43,20 @@ def inputs(config, model):
 
 @pytest.fixture
 def read(model):
-    """``read(images, proprio, text)``: the language model's input and its last hidden state, both [B, N, D]."""
+    """``read(images, proprio, text)``: the language model's first input and its last hidden state, both [B, N, D]."""
     seen = {}
-
-    def remember(_module, _args, kwargs, output):
-        seen["in"], seen["out"] = kwargs["inputs_embeds"].detach(), output.last_hidden_state.detach()
-
-    hook = model.language.register_forward_hook(remember, with_kwargs=True)
+    hooks = [
+        model.language[0].register_forward_pre_hook(lambda _, args: seen.update({"in": args[0].detach()})),
+        model.language[-1].register_forward_hook(lambda _, args, out: seen.update({"out": out.detach()})),
+    ]
 
     def run(*inputs):
         model(*inputs)
         return seen["in"], seen["out"]
 
     yield run
-    hook.remove()
+    for hook in hooks:
+        hook.remove()
 
 
 def token(model, *inputs):
@@ -67,13 +68,21 @@ def differs(one, two):
     return (one - two).abs().flatten(1).amax(1).min().item()
 
 
-def test_the_cognition_token_is_the_last_and_the_only_one(model, inputs, read):
+def test_the_cognition_token_is_the_last_and_the_only_one(model, inputs):
     group = model(*inputs)
-    embedded, hidden = read(*inputs)
     assert group.tokens.shape == (3, 1, model.width)
     assert group.mask.all()
-    torch.testing.assert_close(group.tokens, hidden[:, -1:])
-    torch.testing.assert_close(embedded[:, -1], model.cognition.detach().expand(3, -1))
+    assert group.mask.shape == (3, 1)
+    for places, read in ((slice(None, -1), False), (slice(-1, None), True)):
+
+        def spoil(_module, _args, out, places=places):
+            out = out.clone()
+            out[:, places] = out[:, places].flip(2) + 1
+            return out
+
+        hook = model.language[-1].register_forward_hook(spoil)
+        assert torch.equal(token(model, *inputs), group.tokens) is not read
+        hook.remove()
 
 
 def reached(read, inputs, other):
@@ -82,18 +91,18 @@ def reached(read, inputs, other):
     return (before - after).abs().amax((0, 2)).gt(1e-6).nonzero().flatten().tolist()
 
 
-def test_the_order_of_the_sequence_is_words_cameras_proprio_cognition(config, model, inputs, read):
+def test_the_order_of_the_sequence_is_words_cameras_proprio_cognition(inputs, read):
     images, proprio, text = inputs
     places = {n: reached(read, inputs, ({**images, n: 255 - images[n]}, proprio, text)) for n in CAMERAS}
     front, wrist = places.values()
     length = read(*inputs)[0].shape[1]
-    assert sorted(front + wrist) == list(range(config.max_words, length - 2))  # every place between is one camera's
-    assert front[0] == config.max_words < wrist[0]
+    assert sorted(front + wrist) == list(range(text.shape[1], length - 2))  # every place between is one camera's
+    assert front[0] == text.shape[1] < wrist[0]
     assert len(front) == len(wrist)
     assert reached(read, inputs, (images, proprio + 1, text)) == [length - 2]
 
 
-def test_the_language_model_is_causal(config, inputs, read):
+def test_the_language_model_is_causal(inputs, read):
     images, proprio, text = inputs
     _, before = read(images, proprio, text)
     dark = {**images, "wrist": torch.zeros_like(images["wrist"])}
@@ -104,12 +113,12 @@ def test_the_language_model_is_causal(config, inputs, read):
         assert differs(before[:, -1], after[:, -1]) > 1e-3
 
 
-def test_words_matter_and_every_patch_knows_them(config, model, inputs, read):
+def test_words_matter_and_every_patch_knows_them(model, inputs, read):
     images, proprio, text = inputs
     embedded, hidden = read(images, proprio, text)
     other_embedded, other_hidden = read(images, proprio, text.roll(1, 0))
     assert differs(token(model, *inputs), token(model, images, proprio, text.roll(1, 0))) > 1e-3
-    patches = slice(config.max_words, -2)
+    patches = slice(text.shape[1], -2)
     assert differs(hidden[:, patches], other_hidden[:, patches]) > 1e-3
     assert differs(embedded[:, patches], other_embedded[:, patches]) > 1e-4  # the words modulate the pictures' stem
 
@@ -120,11 +129,15 @@ def test_the_order_of_the_words_matters(model, inputs):
     assert differs(token(model, images, proprio, one), token(model, images, proprio, two)) > 1e-4
 
 
-def test_padding_says_nothing(model, inputs):
-    before = token(model, *inputs)
-    pad = model.tokenizer.token_to_id(PAD)
+def test_padding_says_nothing(config, model, inputs):
+    images, proprio, text = inputs
+    before, pad = token(model, *inputs), model.tokenizer.token_to_id(PAD)
+    assert (text == pad).any()
+    longer = torch.full((3, config.max_words), pad)
+    longer[:, : text.shape[1]] = text
+    torch.testing.assert_close(token(model, images, proprio, longer), before, rtol=1e-3, atol=1e-4)
     with torch.no_grad():
-        for table in (model.language.embed_tokens, model.word_condition):
+        for table in (module for module in model.modules() if isinstance(module, nn.Embedding)):
             table.weight[pad] += 10
     torch.testing.assert_close(token(model, *inputs), before)
 
@@ -172,14 +185,14 @@ def test_an_instruction_that_does_not_fit_is_refused(config, model):
         model.tokenize(["open the drawer", "cube " * (most + 1)])
 
 
-def test_the_vocabulary_depends_on_the_words_alone(config):
-    one, two = (build_tokenizer(texts, max_words=8) for texts in (INSTRUCTIONS, (*INSTRUCTIONS[::-1], INSTRUCTIONS[0])))
+def test_the_vocabulary_depends_on_the_words_alone():
+    one, two = (build_tokenizer(texts) for texts in (INSTRUCTIONS, (*INSTRUCTIONS[::-1], INSTRUCTIONS[0])))
     assert one.get_vocab() == two.get_vocab()
     assert len(set(one.get_vocab().values())) == len(one.get_vocab())
 
 
 def test_sizes_that_do_not_fit_each_other_are_refused(config):
-    tokenizer = build_tokenizer(INSTRUCTIONS, max_words=8)
+    tokenizer = build_tokenizer(INSTRUCTIONS)
     for changes, message in (({"image_size": 36}, "multiple of patch_size"), ({"patch_size": 12}, "patch_size")):
         with pytest.raises(ValueError, match=message):
             SmallVLM(type(config)(**{**vars(config), **changes}), cameras=CAMERAS, proprio_dim=1, tokenizer=tokenizer)
