@@ -1,0 +1,139 @@
+"""One contract over every policy family: what the executor, the bridge and the simulator rely on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from policies.execution import ChunkExecutor
+from policies.policy import POLICIES, SPEC_FILE, load_policy, policy_class
+from vla.config import build, load
+from vla.errors import UnderstudyError
+from vla.types import Observation, PolicySpec, Task
+
+FAMILIES = {
+    "cogact": ("cogact", []),
+    "cogact with an L1 head": ("cogact", ["policy=cogact_l1"]),
+    "cogact with masked padding": ("cogact", ["policy.mask_padding=true"]),
+    "cogact, z-scores": ("cogact", ["policy.normalization=zscore"]),
+}
+"""Name → family and overrides of ``vla train``; every family of `POLICIES` is here."""
+
+
+def test_every_family_is_held_to_the_contract():
+    assert {family for family, _ in FAMILIES.values()} == set(POLICIES)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Two demonstrations of the table-top suite, seen by two cameras."""
+    from sim.collect import CollectConfig, run
+    from vla.data.lerobot import open_dataset
+
+    suite = {"image_size": 32, "cameras": ["front", "wrist"]}
+    tasks = ("tabletop/press-button",)
+    out = tmp_path_factory.mktemp("contract") / "data"
+    return open_dataset(run(CollectConfig(tasks=tasks, episodes=2, out=out, suite=suite, workers=0)))
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def policy(request, dataset, tmp_path_factory):
+    """An untrained policy of the family, as it comes back from its checkpoint."""
+    import torch
+
+    from policies.train import TrainConfig, training_windows
+
+    family, overrides = FAMILIES[request.param]
+    folder = tmp_path_factory.mktemp("checkpoint")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDERSTUDY_CACHE", str(folder / "cache"))
+        settings = dict(load(TrainConfig, "train", ["preset=tiny", "data=nowhere", *overrides]).policy)
+        settings.pop("name")
+        made = policy_class(family)
+        config = build(made.config_class, settings)
+        torch.manual_seed(0)
+        policy = made.create(config, dataset.spec, training_windows(dataset, config, holdout=0))
+    policy.save(folder / "saved")
+    return load_policy(folder / "saved")
+
+
+@pytest.fixture
+def observation(dataset):
+    episode = dataset.episode(0)
+    images = {name: decode()[3] for name, decode in episode.images.items()}
+    return Observation(images, episode.proprio[3], 123_456_789)
+
+
+def chunks(policy, observation, seed, count=2):
+    policy.reset(Task("press the button"), seed=seed)
+    return [policy.infer(observation).actions for _ in range(count)]
+
+
+def test_a_chunk_is_what_the_spec_promises(policy, observation):
+    policy.reset(Task("press the button"))
+    chunk = policy.infer(observation)
+    spec = policy.spec
+    assert chunk.actions.shape == (spec.pred_horizon, spec.action.dim)
+    assert chunk.actions.dtype == np.float32
+    assert np.isfinite(chunk.actions).all()
+    assert chunk.stamp_ns == observation.stamp_ns
+    assert chunk.dt == pytest.approx(1 / spec.control_hz)
+
+
+def test_everything_random_follows_from_the_seed(policy, observation):
+    first = chunks(policy, observation, seed=7)
+    np.random.default_rng().normal(size=9)
+    chunks(policy, observation, seed=8, count=3)
+    for one, two in zip(first, chunks(policy, observation, seed=7), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_pictures_of_other_cameras_change_nothing(policy, observation):
+    more = Observation({**observation.images, "film": observation.images["front"]}, observation.proprio, 0)
+    np.testing.assert_array_equal(chunks(policy, more, seed=1), chunks(policy, observation, seed=1))
+
+
+def test_the_observation_is_left_alone(policy, observation):
+    before = {name: image.copy() for name, image in observation.images.items()}, observation.proprio.copy()
+    chunks(policy, observation, seed=0)
+    np.testing.assert_array_equal(observation.proprio, before[1])
+    for name, image in before[0].items():
+        np.testing.assert_array_equal(observation.images[name], image)
+
+
+def test_what_is_missing_is_refused_by_name(policy, observation):
+    policy.reset(Task("press the button"))
+    missing = policy.spec.cameras[-1].name
+    images = {name: image for name, image in observation.images.items() if name != missing}
+    with pytest.raises(UnderstudyError, match=missing):
+        policy.infer(Observation(images, observation.proprio, 0))
+    with pytest.raises(UnderstudyError, match="proprio"):
+        policy.infer(Observation(observation.images, observation.proprio[:-1], 0))
+
+
+def test_the_spec_is_the_datasets_and_survives_json(policy, dataset):
+    spec = policy.spec
+    assert PolicySpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert spec.action == dataset.spec.action
+    assert spec.proprio_names == dataset.spec.proprio_names
+    assert spec.control_hz == dataset.spec.fps
+    assert [camera.name for camera in spec.cameras] == [camera.name for camera in dataset.spec.cameras]
+    assert "instruction" in spec.accepts
+
+
+def test_a_checkpoint_says_what_it_is(policy):
+    from pathlib import Path
+
+    folder = Path(policy.spec.checkpoint)
+    plain = json.loads((folder / SPEC_FILE).read_text())
+    assert plain["policy"] in POLICIES
+    assert load_policy(folder).spec == policy.spec
+
+
+def test_the_executor_drives_it(policy, observation):
+    executor = ChunkExecutor(policy)
+    executor.reset(Task("press the button"), seed=2)
+    actions = np.stack([executor.act(lambda: observation) for _ in range(2 * policy.spec.exec_horizon)])
+    assert actions.shape[1] == policy.spec.action.dim
+    first = chunks(policy, observation, seed=2)[0]
+    np.testing.assert_array_equal(actions[: policy.spec.exec_horizon], first[: policy.spec.exec_horizon])
