@@ -1,0 +1,97 @@
+"""Jobs on several processes: in order, each once, none lost with its worker."""
+
+import os
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+from sim.pool import MAX_RESTARTS, default_workers, run_jobs, with_progress
+
+JOBS = """
+import os, signal, time
+from pathlib import Path
+
+
+def square(number):
+    time.sleep(0.02 * (number % 3))
+    return number * number, os.getpid()
+
+
+def die_once(job):
+    folder, number = job
+    mark = Path(folder) / f"{number}.seen"
+    if number in (2, 5) and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def always_die(number):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def refuse(number):
+    if number == 3:
+        raise ValueError("job 3 is bad")
+    return number
+
+
+def handles_interrupt(number):
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+"""
+
+
+@pytest.fixture
+def jobs(tmp_path, monkeypatch):
+    """The module above, where workers find it."""
+    (tmp_path / "pool_jobs.py").write_text(JOBS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import pool_jobs
+
+    return pool_jobs
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_results_come_in_the_order_of_the_jobs(jobs, workers):
+    results = list(run_jobs(jobs.square, range(9), workers=workers))
+    assert [square for square, _ in results] == [number**2 for number in range(9)]
+    here = {pid == os.getpid() for _, pid in results}
+    assert here == {workers == 0}
+    assert len({pid for _, pid in results}) <= max(workers, 1)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_worker_loses_nothing(jobs, tmp_path, workers, caplog):
+    todo = [(str(tmp_path), number) for number in range(8)]
+    assert list(run_jobs(jobs.die_once, todo, workers=workers)) == list(range(8))
+    assert {path.name for path in tmp_path.glob("*.seen")} == {"2.seen", "5.seen"}
+    assert "a worker was killed" in caplog.text
+
+
+def test_a_job_that_always_kills_its_worker_is_given_up(jobs, caplog):
+    with pytest.raises(BrokenProcessPool):
+        list(run_jobs(jobs.always_die, [1], workers=1))
+    assert caplog.text.count("a worker was killed") == MAX_RESTARTS
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_in_a_job_is_the_callers(jobs, workers):
+    results = run_jobs(jobs.refuse, range(6), workers=workers)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="job 3 is bad"):
+        next(results)
+
+
+def test_ctrl_c_is_the_parents_to_handle(jobs):
+    assert list(run_jobs(jobs.handles_interrupt, [1], workers=1)) == [True]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_jobs_are_no_results(jobs, workers):
+    assert list(run_jobs(jobs.square, [], workers=workers)) == []
+
+
+def test_progress_passes_everything_on(capsys):
+    assert list(with_progress(iter("abc"), what="test", total=5, done=2)) == ["a", "b", "c"]
+    assert "5/5" in capsys.readouterr().out
+    assert default_workers() >= 1
