@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sim.collect import Attempt, CollectConfig, record
 from sim.suite import TEST_SEEDS, TRAIN_SEEDS, make_suite
 from sim.tasks.tabletop import TASKS
 
@@ -12,13 +13,11 @@ def suite():
     return make_suite("tabletop", image_size=16)
 
 
-def succeeds(suite, task, seed, noise=0.0):
-    """Whether the expert achieves ``task``, its actions disturbed by ``noise`` half ranges."""
+def succeeds(suite, task, seed):
     suite.reset(task, seed)
-    act, rng = suite.expert(), np.random.default_rng(seed)
-    half = (np.array(suite.spec.action.high) - suite.spec.action.low) / 2 * [1, 1, 1, 0]
+    act = suite.expert()
     while not suite.success and suite.steps < suite.max_steps:
-        suite.step(act() + noise * half * rng.standard_normal(4))
+        suite.step(act())
     return suite.success
 
 
@@ -40,15 +39,15 @@ def test_the_expert_succeeds_in_98_of_100_scenes(suite, task):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_the_expert_recovers_from_the_noise_of_the_demonstrations(suite, task):
-    failed = [seed for seed in TRAIN_SEEDS[:20] if not succeeds(suite, task, seed, noise=0.15)]
-    assert len(failed) <= 4, failed
+def test_the_expert_recovers_from_the_noise_of_the_demonstrations(task):
+    attempts = [Attempt(task, seed, CollectConfig().noise, 1, '{"image_size": 16}') for seed in TRAIN_SEEDS[:20]]
+    failed = [attempt.seed for attempt in attempts if record(attempt) is None]
+    assert len(failed) <= 5, failed
 
 
 def test_the_expert_looks_only_at_the_present(suite):
     """A new expert in the middle of an episode goes on as the old one would have."""
-    for task in ("tabletop/lift-blue-cube", "tabletop/open-drawer", "tabletop/put-red-cube-in-tray"):
-        task = task if task in TASKS else next(name for name in TASKS if name.startswith("tabletop/put"))
+    for task in ("tabletop/lift-blue-cube", "tabletop/open-drawer", "tabletop/put-red-cube-tray"):
         suite.reset(task, TRAIN_SEEDS[4])
         old = suite.expert()
         for _ in range(30):

@@ -218,25 +218,30 @@ def test_the_batches_asked_for_are_numbered_without_gap_or_repeat(tmp_path, make
 
 
 def test_what_is_saved_and_returned_is_the_average(tmp_path, make_model, batches):
-    model, seen, raw = make_model(), [], []
-
-    def on_save():
-        seen.append(weights(model))
-
-    def spy(number):
-        raw.append(weights(model)) if number else None
-        return batches(number)
-
-    train(model, spy, config(steps=9, save_every=3), tmp_path, on_save=on_save)
+    model, seen = make_model(), []
+    train(model, batches, config(steps=9, save_every=3), tmp_path, on_save=lambda: seen.append(weights(model)))
     state, _ = saved(tmp_path)
-    average = [tensor for name, tensor in sorted(state.items()) if name.startswith("ema.")]
     assert len(seen) == 3
-    trained = {name: state[f"model.{name}"] for name in seen[-1]}
-    assert not equal(seen[-1], trained)
+    assert not equal(seen[-1], {name: state[f"model.{name}"] for name in seen[-1]})
     assert equal(seen[-1], weights(model))
     for number, parameter in enumerate(model.parameters()):
         assert torch.equal(state[f"ema.{number}"], parameter)
-    assert len(average) == len(list(model.parameters()))
+
+
+def test_the_average_is_that_of_the_weights_on_the_way(tmp_path, batches):
+    """With the warm-up's decays, ``1 - (1 + n)^-0.75`` at update n, bounded by ``ema``."""
+    model, way = Plain(), []
+
+    def note():
+        state, _ = saved(tmp_path)
+        way.append(state["model.net.0.weight"])
+
+    shadow = model.net[0].weight.detach().clone()
+    train(model, batches, config(steps=6, save_every=1), tmp_path, on_save=note)
+    for update, weight in enumerate(way):
+        decay = min(0.9, 1 - (1 + update) ** -0.75)
+        shadow = decay * shadow + (1 - decay) * weight
+    torch.testing.assert_close(model.net[0].weight, shadow)
 
 
 def test_saving_does_not_disturb_the_training(tmp_path, make_model, batches):

@@ -1,0 +1,152 @@
+"""``vla eval``: which scenes, told what, refused when, and the report's shape."""
+
+import json
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from policies.policy import policy_class
+from policies.train import TrainConfig, training_windows, write_provenance
+from sim import collect, evaluate
+from sim.evaluate import EvalConfig, check_fingerprint, plan, trained_tasks, wrong_instructions
+from sim.rollout import Setting
+from sim.suite import TEST_SEEDS, TRAIN_SEEDS
+from sim.tasks.tabletop import TASKS as TABLETOP
+from vla.config import build, load
+from vla.data.lerobot import open_dataset
+from vla.errors import UnderstudyError
+
+TASKS = ("tabletop/press-button", "tabletop/lift-red-cube")
+SUITE = {"image_size": 32, "cameras": ["front"]}
+SETTING = Setting(json.dumps(SUITE, sort_keys=True))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """An untrained policy with the provenance of a trained one."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    data = collect.run(collect.CollectConfig(TASKS, episodes=1, out=folder / "data", suite=SUITE, workers=0))
+    config = load(TrainConfig, "train", ["preset=tiny", f"data={data}", f"out={folder / 'policy'}"])
+    made = policy_class(config.policy["name"])
+    settings = build(made.config_class, {key: value for key, value in config.policy.items() if key != "name"})
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNDERSTUDY_CACHE", str(folder / "cache"))
+        dataset = open_dataset(data)
+        policy = made.create(settings, dataset.spec, training_windows(dataset, settings, holdout=0))
+    policy.save(config.out)
+    write_provenance(config, dataset)
+    return config.out
+
+
+def config(checkpoint, out, **changes):
+    plain = {"policy": checkpoint, "episodes": 2, "control_episodes": 1, "out": out, "suite": SUITE, "workers": 0}
+    return EvalConfig(**{**plain, "films": False, **changes})
+
+
+def test_every_condition_plays_the_same_scenes_none_of_them_trained_on(tmp_path):
+    scenes = plan(TASKS, SETTING, config(tmp_path, tmp_path, episodes=5, control_episodes=3, seed=7))
+    seeds = TEST_SEEDS[7:12]
+    played = {condition: [] for condition in ("policy", "random", "expert", "wrong-instruction")}
+    for scene in scenes:
+        assert scene.seed not in TRAIN_SEEDS
+        assert (scene.told == scene.task) is (scene.condition != "wrong-instruction")
+        played[scene.condition].append((scene.task, scene.seed))
+    for condition in ("policy", "random", "expert"):
+        assert played[condition] == [(task, seed) for task in TASKS for seed in seeds]
+    assert played["wrong-instruction"] == [(task, seed) for task in TASKS for seed in seeds[:3]]
+    uncontrolled = plan(TASKS, SETTING, config(tmp_path, tmp_path, control_episodes=0))
+    assert {scene.condition for scene in uncontrolled} == {"policy", "random", "expert"}
+    with pytest.raises(UnderstudyError, match="episodes must be at least 1"):
+        plan(TASKS, SETTING, config(tmp_path, tmp_path, episodes=0))
+
+
+def test_the_wrong_instruction_is_another_one_about_another_object():
+    told = wrong_instructions(tuple(TABLETOP), SETTING)
+    assert set(told) == set(TABLETOP)
+    assert set(told.values()) <= set(TABLETOP)
+    for task, other in told.items():
+        assert TABLETOP[task].target != TABLETOP[other].target
+
+
+@pytest.mark.xfail(strict=True, reason="the pad and the tray make two instructions about one cube look apart")
+def test_the_wrong_instruction_is_about_another_object_among_any_two_tasks():
+    pairs = [pair for pair in combinations(TABLETOP, 2) if TABLETOP[pair[0]].target == TABLETOP[pair[1]].target]
+    same = [pair for pair in pairs if wrong_instructions(pair, SETTING)]
+    assert not same
+
+
+def test_tasks_about_one_object_have_no_wrong_instruction():
+    assert wrong_instructions(("tabletop/open-drawer", "tabletop/close-drawer"), SETTING) == {}
+    assert wrong_instructions(("tabletop/lift-red-cube",), SETTING) == {}
+
+
+def test_pictures_of_another_kind_are_refused(checkpoint, tmp_path):
+    trained = json.loads((checkpoint / "provenance.json").read_text())["data"]["fingerprint"]
+    check_fingerprint(checkpoint, trained)
+    with pytest.raises(UnderstudyError, match=r"was trained on .*this suite is 'other'.*other_scene=true"):
+        check_fingerprint(checkpoint, "other")
+    larger = {**SUITE, "image_size": 48}
+    with pytest.raises(UnderstudyError, match="give the same suite"):
+        evaluate.evaluate(config(checkpoint, tmp_path, suite=larger))
+
+
+def test_the_tasks_are_those_trained_on_unless_said_otherwise(checkpoint, tmp_path):
+    assert trained_tasks(checkpoint) == tuple(sorted(TASKS))
+    with pytest.raises(UnderstudyError, match=r"does not say which tasks .*give tasks="):
+        trained_tasks(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint, tmp_path_factory):
+    """What ``vla eval`` writes, as JSON."""
+    out = tmp_path_factory.mktemp("report")
+    arguments = [f"policy={checkpoint}", f"out={out}", "episodes=2", "control_episodes=1", "workers=0", "films=false"]
+    suite = ["suite.image_size=32", "suite.cameras=[front]", f"json={out / 'copy.json'}"]
+    assert evaluate.main([*arguments, *suite]) == 0
+    assert (out / "report.html").stat().st_size > 1000
+    assert (out / "copy.json").read_text() == (out / "report.json").read_text()
+    return json.loads((out / "report.json").read_text())
+
+
+def test_the_report_has_the_keys_that_others_read(report):
+    assert set(report) >= {"tasks", "wall_s", "provenance"}
+    assert set(report["tasks"]) == set(TASKS)
+    for entry in report["tasks"].values():
+        assert entry["episodes"] == len(entry["episodes_detail"]) == 2
+        assert entry["successes"] == sum(row["success"] for row in entry["episodes_detail"])
+        assert entry["success_rate"] == entry["successes"] / 2
+        low, high = entry["wilson"]
+        assert 0 <= low <= entry["success_rate"] <= high <= 1
+        for row in entry["episodes_detail"]:
+            assert isinstance(row["success"], bool)
+            assert 1 <= row["steps"] <= 100
+            assert row["seed"] - TEST_SEEDS.start == row["initial_state"]
+    assert report["wall_s"]["evaluate"] > 0
+    assert report["conditions"]["expert"]["mean"]["success_rate"] == 1
+    assert report["conditions"]["wrong-instruction"]["mean"]["episodes"] == 2
+
+
+def test_the_report_says_where_it_comes_from(report, checkpoint):
+    told = report["provenance"]
+    assert told["checkpoint"] == str(checkpoint)
+    assert told["suite"] == SUITE
+    assert told["test_seeds"] == [TEST_SEEDS[0], TEST_SEEDS[1]]
+    assert told["policy"]["data"]["hash"]
+    assert told["execution"]["ensemble"]
+    assert told["code"]
+
+
+@pytest.mark.slow
+def test_a_success_and_a_failure_are_filmed(checkpoint, tmp_path):
+    done = evaluate.evaluate(config(checkpoint, tmp_path, episodes=2, control_episodes=0, films=True))
+    filmed = [result for result in done.results if result.film]
+    assert {(result.task, result.success) for result in filmed} == {
+        (result.task, result.success) for result in done.results if result.condition == "policy"
+    }
+    assert all((tmp_path / result.film).stat().st_size > 1000 for result in filmed)
+    assert len(done.action_plots) == len(filmed)
+    for plot in done.action_plots.values():
+        assert np.asarray(plot["executed"]).shape[1] == len(plot["names"])
