@@ -114,7 +114,7 @@ class CogACT:
             control_hz=dataset.fps,
         )
         normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
-        tokenizer = build_tokenizer(windows.instructions, max_words=config.backbone.max_words)
+        tokenizer = build_tokenizer(windows.instructions)
         model = _model(config, spec, tokenizer)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
@@ -133,6 +133,20 @@ class CogACT:
         normalizers = NormalizerSet.load(folder / NORMALIZER)
         (embodiment,) = normalizers.by_embodiment
         return cls(config, spec, normalizers=normalizers, embodiment=embodiment, model=model.eval())
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Take over the backbone of another checkpoint, as CogACT starts from OpenVLA's; the head stays new."""
+        other = CogACT.load(checkpoint)
+        if other.model.backbone.tokenizer.get_vocab() != self.model.backbone.tokenizer.get_vocab():
+            raise UnderstudyError(
+                f"{checkpoint} knows other words than this dataset's instructions; train it on the same"
+            )
+        try:
+            self.model.backbone.load_state_dict(other.model.backbone.state_dict())
+        except RuntimeError as error:
+            raise UnderstudyError(
+                f"the backbone of {checkpoint} has other sizes than policy.backbone: {error}"
+            ) from error
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs."""

@@ -38,12 +38,15 @@ class TrainConfig:
     """settings of `vla.training.trainer.TrainerConfig`"""
     out: Path = Path("outputs/train")
     """where the checkpoint goes"""
+    start_from: Path | None = None
+    """a checkpoint whose backbone to begin with; none: random weights"""
     resume: bool = False
     """go on where a stopped run in ``out`` was"""
     holdout: int = 0
     """last episodes of the dataset that are not trained on"""
-    shift: int = 4
-    """augmentation: images move by up to so many pixels, at 64 px; in proportion at other sizes"""
+    shift: int = 0
+    """augmentation: images move by up to so many pixels (at 64 px; in proportion at other sizes); with cameras that
+    stand still it takes away where things are"""
 
 
 def main(argv: list[str]) -> int:
@@ -69,6 +72,8 @@ def run(config: TrainConfig) -> Path:
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     seed_everything(trainer.seed)
     policy = family.create(policy_config, dataset.spec, windows)
+    if config.start_from is not None:
+        policy.start_from(config.start_from)
     logger.info(
         "%d episodes, %d frames, %.2f M parameters",
         len(dataset.episodes) - config.holdout,
@@ -136,6 +141,7 @@ def write_provenance(config: TrainConfig, dataset: Dataset) -> None:
             }
         ),
         "episodes": len(dataset.episodes) - config.holdout,
+        "start_from": str(config.start_from) if config.start_from else None,
         "settings": {"policy": config.policy, "trainer": config.trainer, "shift": config.shift},
         "code": code_version(),
         "packages": {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")},

@@ -1,7 +1,8 @@
 """``vla collect``: scripted experts record demonstrations, in parallel, into a LeRobot v3 dataset.
 
 Noise is added to what is *done*, not to what is recorded: the arm strays, and the expert's clean action from there is
-the label (as in DART, Laskey et al. 2017), so that the data shows how to come back. Failed attempts are not kept.
+the label (as in DART, Laskey et al. 2017), so that the data shows how to come back. The noise lasts over several steps
+(first order, `PERSISTENCE`): what averages out from one step to the next leads nowhere. Failed attempts are not kept.
 """
 
 import json
@@ -27,6 +28,7 @@ from vla.types import EXPERT_SOURCE, ActionSpec, Episode, Task
 logger = logging.getLogger(__name__)
 
 EXAMPLE = "vla collect tasks=[tabletop/lift-red-cube,tabletop/open-drawer] episodes=50 out=outputs/collect"
+PERSISTENCE = 0.8
 MAX_FAILURES = 0.5
 """Failed attempts, for each episode asked for, at which collecting gives up on a task."""
 
@@ -42,7 +44,7 @@ class CollectConfig:
     out: Path = Path("outputs/collect")
     suite: dict[str, Any] = field(default_factory=dict)
     """options of the suite: image_size, cameras, randomize, renderer, profile"""
-    noise: float = 0.15
+    noise: float = 0.3
     """standard deviation of the noise on what is done, in half ranges of each entry; the gripper gets none"""
     tail: int = 4
     """steps recorded from success on, so that the data shows the end of the movement and not only its threshold"""
@@ -105,12 +107,13 @@ def record(attempt: Attempt) -> Episode | None:
     expert, rng = suite.expert(), np.random.default_rng([0xDA27, attempt.seed])
     scale = _noise_scale(suite.spec.action, attempt.noise)
     observations, actions = [], []
-    left = attempt.tail
+    drift, left = np.zeros(suite.spec.action.dim), attempt.tail
     while left and suite.steps < suite.max_steps:
         observations.append(suite.observe())
         action = np.clip(expert(), suite.spec.action.low, suite.spec.action.high).astype(np.float32)
         actions.append(action)
-        suite.step(action + scale * rng.standard_normal(len(action)))
+        drift = PERSISTENCE * drift + (1 - PERSISTENCE**2) ** 0.5 * rng.standard_normal(len(action))
+        suite.step(action + scale * drift)
         left -= suite.success
     if not suite.success:
         return None

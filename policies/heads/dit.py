@@ -48,8 +48,10 @@ class DiT(nn.Module):
         self.norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.action_out = nn.Linear(width, action_dim)
         self.apply(init_linear)
-        for layer in (self.time_in[0], self.time_in[2], self.cognition_in):
+        for layer in (self.time_in[0], self.time_in[2]):
             nn.init.normal_(layer.weight, std=0.02)
+        # The published 0.02 is for tokens of 4096; in narrower ones the same output needs larger weights.
+        nn.init.normal_(self.cognition_in.weight, std=0.02 * (4096 / token_dim) ** 0.5)
         nn.init.zeros_(self.action_out.weight)
 
     def forward(self, noisy: Tensor, time: Tensor, cognition: Tensor, drop: Tensor | None = None) -> Tensor:

@@ -198,9 +198,7 @@ class TabletopSuite:
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] from the audience's camera."""
         if size not in self._film_cameras:
-            self._film_cameras[size] = make_camera(
-                self.model, "film", height=size, width=size, renderer=self._renderer
-            )
+            self._film_cameras[size] = make_camera(self.model, "film", height=size, width=size, renderer=self._renderer)
         return self._film_cameras[size].render(self.data)
 
     def close(self) -> None:

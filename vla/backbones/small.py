@@ -2,7 +2,7 @@
 
 The order of the tokens that the causal language model reads, for two cameras:
 
-    [ bos  words … pad | camera 1: patches | camera 2: patches | proprio | COGNITION ]
+    [ bos  words … pad | camera 1: patches | camera 2: patches | keypoints 1 | keypoints 2 | proprio | COGNITION ]
 
 Words come first, so that under the causal mask every patch already knows what is asked; the last layer's hidden
 state at COGNITION, a learned embedding, is the one token that the action head sees (CogACT, §3.2).
@@ -20,10 +20,10 @@ from itertools import pairwise
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaConfig, LlamaModel
+from torch.nn import functional
 
 from vla.backbones.backbone import TokenGroup
-from vla.backbones.transformer import TransformerBlock, init_linear
+from vla.backbones.transformer import TransformerBlock, init_linear, sinusoid
 from vla.errors import UnderstudyError
 
 PAD, UNKNOWN, START = "[pad]", "[unk]", "[bos]"
@@ -37,6 +37,8 @@ class SmallVLMConfig:
     """pixels a side of every camera's image"""
     patch_size: int = 8
     """pixels a side of a patch; a power of two"""
+    merge: int = 2
+    """patches a side that become one token of the language model, side by side in its channels"""
     vision_width: int = 128
     vision_depth: int = 3
     language_width: int = 192
@@ -46,7 +48,7 @@ class SmallVLMConfig:
     """longest instruction, in tokens"""
 
 
-def build_tokenizer(instructions: Sequence[str], *, max_words: int) -> Tokenizer:
+def build_tokenizer(instructions: Sequence[str]) -> Tokenizer:
     """A lower-cased word-level tokenizer over the words of the training instructions."""
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
@@ -56,7 +58,7 @@ def build_tokenizer(instructions: Sequence[str], *, max_words: int) -> Tokenizer
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A", special_tokens=[(START, tokenizer.token_to_id(START))]
     )
-    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD), pad_token=PAD, length=max_words)
+    tokenizer.enable_padding(pad_id=tokenizer.token_to_id(PAD), pad_token=PAD)
     return tokenizer
 
 
@@ -75,27 +77,97 @@ class FiLM(nn.Module):
         return x * (1 + scale) + shift
 
 
+class ConvBlock(nn.Module):
+    """3x3 convolution, group norm, FiLM by the words, SiLU."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, stride: int, condition: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1)
+        self.norm = nn.GroupNorm(4, channels_out)
+        self.film = FiLM(condition, channels_out)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """[B, C, H, W] → [B, C', H / stride, W / stride]."""
+        return functional.silu(self.film(self.norm(self.convolution(x)), condition))
+
+
 class ConvStem(nn.Module):
-    """Strided 3x3 convolutions down to one feature vector per patch, each modulated by the words."""
+    """Strided convolutions down to one feature vector per patch, and keypoints seen on the way.
+
+    The keypoints are expected coordinates under spatial softmaxes (Finn et al. 2016, "Deep spatial autoencoders"), on
+    the map of a quarter of the resolution. With the words in every layer they soon follow the object that is meant;
+    attention over patches alone learned in 900 steps where things usually are, and not yet where they were.
+    """
+
+    POINTS = 32
 
     def __init__(self, width: int, *, patch_size: int, condition: int) -> None:
         super().__init__()
-        stages = patch_size.bit_length() - 1
-        if 2**stages != patch_size:
-            raise ValueError(f"patch_size must be a power of two, got {patch_size}")
-        channels = [3, *(max(24, width >> (stages - 1 - stage)) for stage in range(stages))]
-        pairs = list(pairwise(channels))
-        self.convolutions = nn.ModuleList(nn.Conv2d(i, o, 3, stride=2, padding=1) for i, o in pairs)
-        self.norms = nn.ModuleList(nn.GroupNorm(4, o) for _, o in pairs)
-        self.films = nn.ModuleList(FiLM(condition, o) for _, o in pairs)
-        self.activation = nn.SiLU()
+        doublings = patch_size.bit_length() - 3
+        if 4 * 2**doublings != patch_size:
+            raise ValueError(f"patch_size must be 4, 8, 16 or a larger power of two, got {patch_size}")
+        channels = [max(32, width >> (doublings - number)) for number in range(doublings + 1)]
+        self.patchify = nn.Conv2d(3, channels[0], 4, stride=4)
+        self.look = ConvBlock(channels[0], channels[0], stride=1, condition=condition)
+        self.stages = nn.ModuleList(
+            ConvBlock(before, after, stride=2, condition=condition) for before, after in pairwise(channels)
+        )
+        self.heat = nn.Conv2d(channels[0], self.POINTS, 1)
+        self.sharpness = nn.Parameter(torch.full((self.POINTS, 1), 3.0))
 
-    def forward(self, images: Tensor, condition: Tensor) -> Tensor:
-        """[B, 3, H, W] in -1…1 → [B, H/patch * W/patch, width]."""
-        x = images
-        for convolution, norm, film in zip(self.convolutions, self.norms, self.films, strict=True):
-            x = self.activation(film(norm(convolution(x)), condition))
-        return x.flatten(2).transpose(1, 2)
+    def forward(self, images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 3, H, W] in -1…1 → patches [B, H/patch * W/patch, width] and keypoints [B, 2 * POINTS] in -1…1."""
+        x = self.look(self.patchify(images), condition)
+        points = self._points(self.heat(x))
+        for stage in self.stages:
+            x = stage(x, condition)
+        return x.flatten(2).transpose(1, 2), points
+
+    def _points(self, heat: Tensor) -> Tensor:
+        """Where each heat map [B, K, H, W] is hot: [B, 2 K], columns first. In float32: coordinates are sums."""
+        height, width = heat.shape[-2:]
+        contrast = functional.layer_norm(heat.flatten(2).float(), (height * width,))
+        share = (contrast * self.sharpness).softmax(-1).unflatten(2, (height, width))
+        columns = share.sum(2) @ torch.linspace(-1, 1, width, device=heat.device)
+        rows = share.sum(3) @ torch.linspace(-1, 1, height, device=heat.device)
+        return torch.cat([columns, rows], dim=1)
+
+
+def grid_positions(side: int, width: int) -> Tensor:
+    """Where each patch is, [side * side, width]: half of the channels tell the row, half the column.
+
+    Fixed sinusoids instead of a learned table, which a small model spends its first thousand steps on.
+    """
+    line = sinusoid(torch.arange(side) / side * 32, width // 2, longest=100.0)
+    rows, columns = line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
+
+
+def causal(words: Tensor, length: int) -> Tensor:
+    """What each token may see, [B, 1, N, N]: itself and what came before, but no padding among the words [B, L]."""
+    real = functional.pad(words, (0, length - words.shape[1]), value=True)
+    before = torch.ones(length, length, dtype=torch.bool, device=words.device).tril()
+    return (before & real[:, None] | torch.eye(length, dtype=torch.bool, device=words.device))[:, None]
+
+
+def mlp(inputs: int, width: int) -> nn.Sequential:
+    """Linear, GELU, linear."""
+    return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
+
+
+def _check(config: SmallVLMConfig) -> None:
+    if config.image_size % (config.patch_size * config.merge):
+        raise ValueError(
+            f"image_size {config.image_size} must be a multiple of patch_size * merge "
+            f"= {config.patch_size * config.merge}"
+        )
+
+
+def merged(patches: Tensor, side: int) -> Tensor:
+    """[B, n * n, C] → [B, (n / side)², C * side²]: neighbours joined in the channels (as in Qwen2-VL and SmolVLM)."""
+    batch, count, channels = patches.shape
+    grid = patches.view(batch, round(count**0.5) // side, side, -1, side, channels)
+    return grid.transpose(2, 3).flatten(3).flatten(1, 2)
 
 
 class SmallVLM(nn.Module):
@@ -105,39 +177,33 @@ class SmallVLM(nn.Module):
         self, config: SmallVLMConfig, *, cameras: Sequence[str], proprio_dim: int, tokenizer: Tokenizer
     ) -> None:
         super().__init__()
+        _check(config)
         self.config, self.cameras, self.tokenizer = config, tuple(cameras), tokenizer
         self.width = config.language_width
-        patches = (config.image_size // config.patch_size) ** 2
+        side = config.image_size // config.patch_size
         self.word_condition = nn.Embedding(tokenizer.get_vocab_size(), config.vision_width)
         self.stem = ConvStem(config.vision_width, patch_size=config.patch_size, condition=config.vision_width)
-        self.position = nn.Parameter(0.02 * torch.randn(len(self.cameras), patches, config.vision_width))
+        self.register_buffer("position", grid_positions(side, config.vision_width), persistent=False)
+        self.camera = nn.Parameter(0.02 * torch.randn(len(self.cameras), 1, config.vision_width))
         self.vision = nn.ModuleList(
             TransformerBlock(config.vision_width, config.heads) for _ in range(config.vision_depth)
         )
-        self.projector = nn.Sequential(
-            nn.LayerNorm(config.vision_width),
-            nn.Linear(config.vision_width, self.width),
-            nn.GELU(),
-            nn.Linear(self.width, self.width),
-        )
-        self.proprio = nn.Linear(proprio_dim, self.width)
+        joined = config.vision_width * config.merge**2
+        self.projector = nn.Sequential(nn.LayerNorm(joined), mlp(joined, self.width))
+        self.keypoints = mlp(2 * ConvStem.POINTS, self.width)
+        self.proprio = mlp(proprio_dim, self.width)
         self.cognition = nn.Parameter(0.02 * torch.randn(self.width))
         self.vision.apply(init_linear)
-        self.language = LlamaModel(
-            LlamaConfig(
-                vocab_size=tokenizer.get_vocab_size(),
-                hidden_size=self.width,
-                intermediate_size=int(self.width * 8 / 3),
-                num_hidden_layers=config.language_depth,
-                num_attention_heads=config.heads,
-                max_position_embeddings=1024,
-                attn_implementation="sdpa",
-                use_cache=False,
-            )
-        )
+        self.words = nn.Embedding(tokenizer.get_vocab_size(), self.width)
+        self.word_order = nn.Parameter(0.02 * torch.randn(config.max_words, self.width))
+        others = len(self.cameras) * ((side // config.merge) ** 2 + 1) + 2
+        self.order = nn.Parameter(0.02 * torch.randn(others, self.width))
+        self.language = nn.ModuleList(TransformerBlock(self.width, config.heads) for _ in range(config.language_depth))
+        self.language.apply(init_linear)
+        self.norm = nn.LayerNorm(self.width)
 
     def tokenize(self, instructions: Sequence[str]) -> Tensor:
-        """Token ids [B, max_words]; raises `UnderstudyError` for an instruction that is too long."""
+        """Token ids [B, longest]; raises `UnderstudyError` for an instruction that is too long."""
         encoded = self.tokenizer.encode_batch(list(instructions))
         for instruction, encoding in zip(instructions, encoded, strict=True):
             if len(encoding.ids) > self.config.max_words:
@@ -159,34 +225,34 @@ class SmallVLM(nn.Module):
     def forward(self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor) -> TokenGroup:
         """Camera → [B, H, W, 3] uint8, proprio [B, P] normalised, token ids [B, L] → the cognition token [B, 1, D]."""
         mask = text != self.tokenizer.token_to_id(PAD)
-        patches = self._see(images, self._words(text, mask))
-        batch = len(text)
-        sequence = torch.cat(
+        patches, points = self._see(images, self._words(text, mask))
+        seen = torch.cat(
             [
-                self.language.embed_tokens(text),
-                *(self.projector(patch) for patch in patches),
+                *(self.projector(merged(patch, self.config.merge)) for patch in patches),
+                self.keypoints(points),
                 self.proprio(proprio)[:, None],
-                self.cognition.expand(batch, 1, -1),
+                self.cognition.expand(len(text), 1, -1),
             ],
             dim=1,
         )
-        attended = torch.ones(sequence.shape[:2], dtype=torch.bool, device=text.device)
-        attended[:, : text.shape[1]] = mask
-        hidden = self.language(inputs_embeds=sequence, attention_mask=attended.long()).last_hidden_state
-        return TokenGroup(hidden[:, -1:], torch.ones(batch, 1, dtype=torch.bool, device=text.device))
+        x = torch.cat([self.words(text) + self.word_order[: text.shape[1]], seen + self.order], dim=1)
+        visible = causal(mask, x.shape[1])
+        for block in self.language:
+            x = block(x, visible)
+        return TokenGroup(self.norm(x[:, -1:]), torch.ones(len(text), 1, dtype=torch.bool, device=text.device))
 
     def _words(self, text: Tensor, mask: Tensor) -> Tensor:
         """The instruction as one vector [B, C] for FiLM: the mean of its words' embeddings."""
         weight = mask[..., None].float()
         return (self.word_condition(text) * weight).sum(1) / weight.sum(1)
 
-    def _see(self, images: Mapping[str, Tensor], words: Tensor) -> list[Tensor]:
-        """Patch features [B, N, C] for each camera, in the order of ``self.cameras``."""
-        stacked = torch.cat([images[name] for name in self.cameras])
-        pixels = stacked.permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = self.stem(pixels, words.repeat(len(self.cameras), 1))
-        x = x.unflatten(0, (len(self.cameras), -1)) + self.position[:, None]
+    def _see(self, images: Mapping[str, Tensor], words: Tensor) -> tuple[list[Tensor], Tensor]:
+        """For each camera, in order: patch features [B, N, C]; and keypoints [B, cameras, 2 K]."""
+        cameras = len(self.cameras)
+        pixels = torch.cat([images[name] for name in self.cameras]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x, points = self.stem(pixels, words.repeat(cameras, 1))
+        x = x.unflatten(0, (cameras, -1)) + self.position + self.camera[:, None]
         x = x.flatten(0, 1)
         for block in self.vision:
             x = block(x)
-        return list(x.unflatten(0, (len(self.cameras), -1)))
+        return list(x.unflatten(0, (cameras, -1))), points.unflatten(0, (cameras, -1)).transpose(0, 1)

@@ -117,7 +117,7 @@ def train(
 def _average(model: nn.Module, config: TrainerConfig) -> EMAModel | None:
     if config.ema == 0:
         return None
-    average = EMAModel(model.parameters(), decay=config.ema, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+    average = EMAModel(model.parameters(), decay=config.ema, use_ema_warmup=True, power=0.75, foreach=True)
     average.to(device=next(model.parameters()).device)
     return average
 
