@@ -63,7 +63,8 @@ def _one_pool[Job, Result](
 def _start_worker() -> None:
     """One thread for each worker, and Ctrl-C is the parent's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["LP_NUM_THREADS"] = "1"
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
+        os.environ[name] = "1"  # read when torch, MKL or Mesa are loaded, which may be later
     if "torch" in sys.modules:
         import torch
 
