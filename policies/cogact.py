@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from vla.config import from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Windows
-from vla.errors import UnderstudyError
+from vla.errors import UnderstudyError, first_line
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
 
 WEIGHTS, CONFIG, NORMALIZER, TOKENIZER = "model.safetensors", "config.yaml", "normalizer.json", "tokenizer.json"
@@ -128,8 +129,9 @@ class CogACT:
         model = _model(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)))
         try:
             load_model(model, folder / WEIGHTS)
-        except (RuntimeError, OSError) as error:
-            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {error}") from error
+        except (RuntimeError, OSError, SafetensorError) as error:
+            said = first_line(error)
+            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
         normalizers = NormalizerSet.load(folder / NORMALIZER)
         (embodiment,) = normalizers.by_embodiment
         return cls(config, spec, normalizers=normalizers, embodiment=embodiment, model=model.eval())
@@ -145,7 +147,7 @@ class CogACT:
             self.model.backbone.load_state_dict(other.model.backbone.state_dict())
         except RuntimeError as error:
             raise UnderstudyError(
-                f"the backbone of {checkpoint} has other sizes than policy.backbone: {error}"
+                f"the backbone of {checkpoint} has other sizes than policy.backbone: {first_line(error)}"
             ) from error
 
     def save(self, folder: Path) -> None:

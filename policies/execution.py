@@ -97,7 +97,8 @@ class ChunkExecutor:
     def __init__(self, policy: Policy, config: ExecutionConfig | None = None) -> None:
         self.policy = policy
         self.config = config or ExecutionConfig()
-        self.exec_horizon = self.config.exec_horizon or policy.spec.exec_horizon
+        chosen = self.config.exec_horizon
+        self.exec_horizon = policy.spec.exec_horizon if chosen is None else chosen
         if not 1 <= self.exec_horizon <= policy.spec.pred_horizon:
             raise UnderstudyError(
                 f"exec_horizon must be 1…{policy.spec.pred_horizon} (the policy's pred_horizon), "

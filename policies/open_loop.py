@@ -8,6 +8,8 @@ from policies.policy import Policy
 from vla.data.lerobot import Dataset
 from vla.types import Observation, Task
 
+SMALLEST_SPREAD = 1e-3
+
 
 def predict_episode(policy: Policy, dataset: Dataset, index: int) -> np.ndarray:
     """Predicted actions [T, A] for one recorded episode, a new chunk inferred every ``pred_horizon`` frames."""
@@ -32,14 +34,15 @@ def action_plot(policy: Policy, dataset: Dataset, index: int, *, most: int = 6) 
 
 
 def error_against_holding(policy: Policy, dataset: Dataset, index: int) -> tuple[float, float]:
-    """Mean absolute error of the predictions, and that of repeating the first action of each chunk's frames.
+    """Mean absolute error of the predictions, and that of repeating the first recorded action of each chunk.
 
-    The second is the floor to beat: a policy that only ever says "stay" scores it. In units of each entry's standard
-    deviation in the episode, so that joints and fingers count alike.
+    The second is the floor to beat: a policy that only ever says "stay" scores it. In standard deviations of each
+    entry over the whole dataset, so that joints and fingers count alike; entries that never move are left out.
     """
     recorded, predicted = dataset.arrays(index)["actions"], predict_episode(policy, dataset, index)
     horizon = policy.spec.pred_horizon
     held = np.repeat(recorded[::horizon], horizon, axis=0)[: len(recorded)]
-    scale = np.maximum(recorded.std(0), 1e-6)
-    moving = recorded.std(0) > 1e-4
-    return tuple(float((np.abs(guess - recorded) / scale)[:, moving].mean()) for guess in (predicted, held))
+    spread = np.concatenate([dataset.arrays(info.index)["actions"] for info in dataset.episodes]).std(0)
+    moving = spread > SMALLEST_SPREAD
+    error, holding = ((np.abs(guess - recorded) / np.maximum(spread, SMALLEST_SPREAD)) for guess in (predicted, held))
+    return float(error[:, moving].mean()), float(holding[:, moving].mean())

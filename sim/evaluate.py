@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -27,7 +28,8 @@ from vla.errors import UnderstudyError
 logger = logging.getLogger(__name__)
 
 EXAMPLE = "vla eval policy=outputs/train tasks=[tabletop/lift-red-cube] episodes=50 out=outputs/eval"
-SMALL_WORDS = frozenset({"a", "an", "the", "to", "in", "on", "of", "with", "from", "into"})
+ARTICLES = frozenset({"a", "an", "the"})
+PREPOSITIONS = frozenset({"to", "in", "into", "on", "onto", "of", "with", "from", "at", "by"})
 
 
 @dataclass
@@ -124,7 +126,7 @@ def wrong_instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]
     objects = {}
     for task in tasks:
         suite.reset(task, TEST_SEEDS[0])
-        objects[task] = frozenset(suite.instruction.lower().split()[1:]) - SMALL_WORDS
+        objects[task] = _object(suite.instruction)
     wrong = {}
     for number, task in enumerate(tasks):
         others = [*tasks[number + 1 :], *tasks[:number]]
@@ -132,6 +134,13 @@ def wrong_instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]
         if apart:
             wrong[task] = apart[0]
     return wrong
+
+
+def _object(instruction: str) -> frozenset[str]:
+    """What an instruction is about: the words after its verb, up to the next preposition."""
+    words = instruction.lower().split()[1:]
+    about = takewhile(lambda word: word not in PREPOSITIONS, words)
+    return frozenset(about) - ARTICLES
 
 
 def film(

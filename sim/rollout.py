@@ -23,7 +23,7 @@ from sim.suite import TEST_SEEDS, Suite, shared_suite, suite_module, suite_of
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
 
-FILM_SIZE = 192
+FILM_SIZE = 160
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ class UnderstudyError(ValueError):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What went wrong, in one line: the start of a message that may go on for pages."""
+    return " ".join(str(error).split("\n")[:2]).strip()
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UnderstudyError:
     """The error for a name that does not exist, naming the nearest one that does.
 

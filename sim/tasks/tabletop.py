@@ -276,10 +276,10 @@ class TabletopSuite:
         offset = target - self.position(task.goal)
         aside = float(np.hypot(offset[0], offset[1]))
         if task.verb == "push":
-            return aside < 0.045 and target[2] < 0.04
+            return bool(aside < 0.045 and target[2] < 0.04)
         if task.verb == "put":
             return bool(np.abs(offset[:2]).max() < 0.055 and target[2] < 0.05 and not self._is_touched(task.target))
-        return aside < 0.025 and 0.04 < offset[2] < 0.06 and not self._is_touched(task.target)
+        return bool(aside < 0.025 and 0.04 < offset[2] < 0.06 and not self._is_touched(task.target))
 
     def _is_touched(self, body: str) -> bool:
         geom = self.model.geom(body).id

@@ -29,11 +29,13 @@ def draw_scene(rng: np.random.Generator, *, distractors: bool) -> Scene:
     names = [name for name in HEIGHTS if name not in DISTRACTORS]
     places = _apart(rng, count=len(names))
     poses = {name: _pose(place, HEIGHTS[name], rng) for name, place in zip(names, places, strict=True)}
+    grip = np.array([0.46, -0.02, 0.22]) + rng.uniform(-1, 1, 3) * [0.05, 0.08, 0.03]
+    opening = rng.uniform(0.035, 0.06)
+    # last, so that distractors change nothing else
     extra = _around(rng, places) if distractors else [np.array([-0.3, side]) for side in (-0.6, 0.6)]
     for name, place in zip(DISTRACTORS, extra, strict=True):
         poses[name] = _pose(place, HEIGHTS[name], rng)
-    grip = np.array([0.46, -0.02, 0.22]) + rng.uniform(-1, 1, 3) * [0.05, 0.08, 0.03]
-    return Scene(poses=poses, drawer_opening=rng.uniform(0.035, 0.06), grip_position=grip)
+    return Scene(poses=poses, drawer_opening=opening, grip_position=grip)
 
 
 def _apart(rng: np.random.Generator, *, count: int) -> np.ndarray:

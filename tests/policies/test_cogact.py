@@ -161,7 +161,6 @@ def test_a_weight_too_few_or_too_many_is_refused(make_dataset, make_policy, tmp_
         load_policy(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="PyTorch's list of misfits, one a line, is passed on as it is")
 def test_weights_that_do_not_fit_are_told_in_one_line(make_dataset, make_policy, tmp_path):
     folder = saved(make_dataset, make_policy, tmp_path)
     text = (folder / "config.yaml").read_text()
@@ -171,7 +170,6 @@ def test_weights_that_do_not_fit_are_told_in_one_line(make_dataset, make_policy,
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="safetensors' own error is no RuntimeError and comes through as a traceback")
 def test_torn_weights_are_refused(make_dataset, make_policy, tmp_path):
     folder = saved(make_dataset, make_policy, tmp_path)
     path = folder / "model.safetensors"

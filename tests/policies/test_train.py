@@ -117,7 +117,32 @@ def test_settings_that_do_not_exist_are_refused(make_dataset, tmp_path):
         run(settings(dataset, tmp_path / "out", "policy.name=cogakt"))
 
 
-@pytest.mark.xfail(strict=True, reason="accelerate keeps the precision of the process's first run and refuses another")
+def test_a_run_may_start_from_the_backbone_of_another(make_dataset, tmp_path):
+    dataset, warm = make_dataset(), tmp_path / "warm"
+    run(settings(dataset, warm, "policy=cogact_l1", "trainer.steps=2"))
+    still = ("trainer.steps=1", "trainer.lr=0", "trainer.weight_decay=0")
+    run(settings(dataset, tmp_path / "out", *still, f"start_from={warm}"))
+    run(settings(dataset, tmp_path / "cold", *still))
+    began, out, cold = (load_policy(folder).model for folder in (warm, tmp_path / "out", tmp_path / "cold"))
+    for name, tensor in began.backbone.state_dict().items():
+        assert torch.equal(out.backbone.state_dict()[name], tensor), name
+    for name, tensor in cold.head.state_dict().items():  # the head is as new as without it
+        assert torch.equal(out.head.state_dict()[name], tensor), name
+    assert not torch.equal(cold.backbone.cognition, began.backbone.cognition)
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["start_from"] == str(warm)
+
+
+def test_a_backbone_that_does_not_fit_is_refused(make_dataset, tmp_path):
+    dataset, warm = make_dataset(), tmp_path / "warm"
+    run(settings(dataset, warm, "trainer.steps=1"))
+    with pytest.raises(UnderstudyError, match=r"(?s)other sizes than policy\.backbone"):
+        run(settings(dataset, tmp_path / "a", f"start_from={warm}", "policy.backbone.language_width=64"))
+    with pytest.raises(UnderstudyError, match="knows other words"):
+        run(settings(dataset, tmp_path / "b", f"start_from={warm}", "holdout=2"))
+    with pytest.raises(UnderstudyError, match="lacks"):
+        run(settings(dataset, tmp_path / "c", f"start_from={tmp_path}"))
+
+
 def test_two_precisions_in_one_process(make_dataset, tmp_path):
     dataset = make_dataset()
     for precision in ("fp32", "bf16"):

@@ -21,6 +21,8 @@ MINIATURE = (
     "evaluate.workers=0",
     "trainer.steps=4",
     "trainer.precision=fp32",
+    "warm_up.steps=2",
+    "warm_up.batch_size=8",
 )
 
 
@@ -45,7 +47,8 @@ def test_the_settings_of_every_demo_fit_what_they_configure(suite):
     assert {suite_of(task) for task in collected.tasks} == {suite}
     assert len(collected.tasks) >= 6
     build(EvalConfig, {**config.evaluate, "policy": "x"})
-    build(TrainerConfig, {**config.trainer, **(config.real.trainer if config.real else {})})
+    for changes in ({}, config.warm_up, config.real.trainer if config.real else {}):
+        build(TrainerConfig, {**config.trainer, **changes})
     policy = {key: value for key, value in config.policy.items() if key != "name"}
     build(policy_class(config.policy["name"]).config_class, policy)
 
@@ -77,6 +80,8 @@ def test_from_nothing_to_a_page(tmp_path):
     demo.run(again)
     assert (out / "leftover.txt").is_file()
     assert len(list((out / "data" / "data").rglob("*.parquet"))) == 6
+    steps = [json.loads(line)["step"] for line in (out / "train" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [4, 6]
     demo.run(settings(out, "real=null"))  # without resume, a demo's own folder is begun anew
     assert not (out / "leftover.txt").exists()
     assert (out / MARK).is_file()

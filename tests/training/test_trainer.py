@@ -92,7 +92,6 @@ def test_a_killed_run_goes_on_from_its_last_state(tmp_path, make_model, batches)
     assert_same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
 
 
-@pytest.mark.xfail(strict=True, reason="Ctrl-C after the optimizer's step and before the count saves a step too many")
 def test_a_stop_within_a_step_is_as_if_never_stopped(tmp_path, make_model, batches, monkeypatch):
     train(make_model(), batches, config(), tmp_path / "whole")
     step = EMAModel.step
@@ -170,9 +169,6 @@ def test_a_loss_that_is_no_number_is_an_error(tmp_path, batches, start):
         train(Spoilt(start), batches, config(log_every=7), tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="finiteness is checked at logged steps only, so a spoilt state replaces the good"
-)
 def test_a_spoilt_state_never_replaces_a_good_one(tmp_path, batches):
     with pytest.raises(UnderstudyError):
         train(Spoilt(7), batches, config(log_every=20, save_every=5), tmp_path)

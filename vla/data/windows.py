@@ -57,7 +57,7 @@ class Windows:
         return len(self.samples)
 
     def gather(self, indices: np.ndarray, shift: np.ndarray | None = None) -> Batch:
-        """The samples that start at frames ``indices`` [B]; ``shift`` [B, 2] moves each sample's images by whole pixels (rows, columns)."""
+        """The samples from frames ``indices`` [B] on; ``shift`` [B, 2] moves each one's images by (rows, columns)."""
         rows = indices[:, None] + np.arange(self.pred_horizon)
         mask = rows < self.ends[indices, None]
         actions = self.actions[np.minimum(rows, self.ends[indices, None] - 1)]

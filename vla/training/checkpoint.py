@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
 
-from vla.errors import UnderstudyError
+from vla.errors import UnderstudyError, first_line
 
 FOLDER = "training_state"
 
@@ -59,9 +60,10 @@ class TrainingState:
         try:
             load_model(self.model, folder / "model.safetensors")
             _restore_optimizer(self.optimizer, load_file(folder / "optimizer.safetensors"))
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, SafetensorError) as error:
             raise UnderstudyError(
-                f"{folder} does not fit this configuration ({error}); resume with the settings it was begun with"
+                f"{folder} does not fit this configuration ({first_line(error)}); "
+                "resume with the settings it was begun with"
             ) from error
         plain = json.loads((folder / "state.json").read_text())
         self.step = plain["step"]

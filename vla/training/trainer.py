@@ -9,9 +9,11 @@ weights, their average and the optimizer's moments are saved (`vla.training.chec
 
 import logging
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -90,7 +92,7 @@ def train(
     """
     run.mkdir(parents=True, exist_ok=True)
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
-    accelerator = Accelerator(mixed_precision="bf16" if use_bf16 else "no")
+    accelerator = Accelerator(mixed_precision="no")  # its own setting would hold for the whole process
     optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
     model.to(accelerator.device).train()
     ema = _average(model, config)
@@ -101,6 +103,7 @@ def train(
         raise UnderstudyError(f"{run} already holds a run; give resume=true to go on, or another folder")
     wrapped, prepared = accelerator.prepare(model, optimizer)
     loop = _Loop(accelerator, wrapped, prepared, batch, config)
+    loop.autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bf16)
     saving = _Saving(state, run, on_save, main=accelerator.is_main_process)
     with Tracker(run, steps=config.steps, start=state.step, quiet=not accelerator.is_main_process) as tracker:
         try:
@@ -130,16 +133,34 @@ def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracke
             batches = upcoming.result()
             if state.step + 1 < config.steps:
                 upcoming = loader.submit(loop.load, state.step + 1)
-            loss, norm, rate = loop.step(state.step, batches)
-            if state.ema is not None:
-                state.ema.step(state.model.parameters())
-            state.step += 1
+            with _uninterrupted():
+                loss, norm, rate = loop.step(state.step, batches)
+                if state.ema is not None:
+                    state.ema.step(state.model.parameters())
+                state.step += 1
             tracker.count(config.batch_size * config.grad_accumulation * loop.accelerator.num_processes)
             if state.step % config.log_every == 0 or state.step == config.steps:
                 _check_finite(float(loss), state.step)
                 tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate)
             if state.step % config.save_every == 0 and state.step < config.steps:
+                _check_finite(float(loss), state.step)
                 saving()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until weights, average and count belong together again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _check_finite(loss: float, step: int) -> None:
@@ -181,6 +202,7 @@ class _Loop:
     ) -> None:
         self.accelerator, self.config = accelerator, config
         self._model, self._optimizer, self._batch = model, optimizer, batch
+        self.autocast: AbstractContextManager[object] = nullcontext()
 
     def load(self, step: int) -> list[Batch]:
         """The batches of this rank for one optimizer step."""
@@ -199,7 +221,8 @@ class _Loop:
             on_device = {key: value.to(accelerator.device, non_blocking=True) for key, value in batch.items()}
             last = number == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self._model):
-                loss = self._model(on_device) / len(batches)
+                with self.autocast:
+                    loss = self._model(on_device) / len(batches)
                 accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(self._model.parameters(), self.config.grad_clip)
