@@ -175,6 +175,31 @@ def test_a_spoilt_state_never_replaces_a_good_one(tmp_path, batches):
     assert all(tensor.isfinite().all() for tensor in saved(tmp_path)[0].values())
 
 
+def test_a_stop_does_not_save_what_is_spoilt(tmp_path, batches):
+    with pytest.raises((KeyboardInterrupt, UnderstudyError)):
+        train(Spoilt(7), stopping_at(batches, 13), config(log_every=20, save_every=5), tmp_path)
+    assert all(tensor.isfinite().all() for tensor in saved(tmp_path)[0].values())
+
+
+class SpoiltGradient(nn.Module):
+    """A finite loss with a gradient that is not, at a step."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.weight, self.step, self.calls = nn.Parameter(torch.ones(3)), step, 0
+
+    def forward(self, batch):
+        self.calls += 1
+        loss = self.weight.square().sum()
+        return loss + torch.sqrt(self.weight[0] - self.weight[0]) if self.calls == self.step else loss
+
+
+def test_a_gradient_that_is_no_number_does_not_spoil_the_state(tmp_path, batches):
+    with pytest.raises(UnderstudyError):
+        train(SpoiltGradient(10), batches, config(log_every=20, save_every=5), tmp_path)
+    assert all(tensor.isfinite().all() for tensor in saved(tmp_path)[0].values())
+
+
 class Plain(nn.Module):
     """A regression without any randomness."""
 
