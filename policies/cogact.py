@@ -115,7 +115,8 @@ class CogACT:
             control_hz=dataset.fps,
         )
         normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
-        tokenizer = build_tokenizer(windows.instructions)
+        told = np.unique(windows.instruction_of[windows.samples])
+        tokenizer = build_tokenizer([windows.instructions[number] for number in told])
         model = _model(config, spec, tokenizer)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 

@@ -10,7 +10,7 @@ INSTRUCTIONS = ("lift the red cube", "open the drawer")
 LENGTHS = (9, 12, 7)
 
 
-def episode(spec, seed, length):
+def episode(spec, seed, length, instructions):
     """Pictures of noise, so that no two frames are alike; actions in metres, a gripper that opens and closes."""
     rng = np.random.default_rng(seed)
     shapes = {camera.name: (length, camera.height, camera.width, 3) for camera in spec.cameras}
@@ -21,7 +21,7 @@ def episode(spec, seed, length):
         images={name: lambda frames=frames: frames for name, frames in images.items()},
         proprio=rng.normal(size=(length, 4)).astype(np.float32),
         actions=actions,
-        task=Task(INSTRUCTIONS[seed % 2]),
+        task=Task(instructions[seed % 2]),
         fps=spec.fps,
         embodiment=spec.embodiment,
         success=True,
@@ -39,9 +39,9 @@ def _cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def make_dataset(tmp_path):
-    """``make_dataset(height=32, width=32)``: three episodes seen by two cameras."""
+    """``make_dataset(height=32, width=32, …)``: three episodes seen by two cameras."""
 
-    def make(height=32, width=32, name="data"):
+    def make(height=32, width=32, name="data", instructions=INSTRUCTIONS):
         action = ActionSpec(
             "ee_delta", ("dx", "dy", "grip"), (-1.0, -1.0, 0.0), (1.0,) * 3, gripper=Gripper(2, 1.0, 0.0)
         )
@@ -55,7 +55,7 @@ def make_dataset(tmp_path):
         )
         with EpisodeWriter(tmp_path / name, spec) as writer:
             for seed, length in enumerate(LENGTHS):
-                writer.save(episode(spec, seed, length))
+                writer.save(episode(spec, seed, length, instructions))
         return open_dataset(tmp_path / name)
 
     return make

@@ -102,6 +102,11 @@ def test_resuming_with_other_sizes_is_refused(make_dataset, tmp_path):
         run(settings(dataset, tmp_path / "out", *larger))
 
 
+def test_words_of_the_held_out_are_not_known(make_dataset, tmp_path):
+    run(settings(make_dataset(), tmp_path / "out", "trainer.steps=1", "holdout=2"))
+    assert load_policy(tmp_path / "out").model.backbone.unknown_words("open the drawer") == ["open", "drawer"]
+
+
 @pytest.mark.parametrize("holdout", [3, 99])
 def test_a_holdout_of_everything_is_refused(make_dataset, tmp_path, holdout):
     with pytest.raises(UnderstudyError, match=f"holdout={holdout} leaves no episode of the 3"):
@@ -137,8 +142,9 @@ def test_a_backbone_that_does_not_fit_is_refused(make_dataset, tmp_path):
     run(settings(dataset, warm, "trainer.steps=1"))
     with pytest.raises(UnderstudyError, match=r"(?s)other sizes than policy\.backbone"):
         run(settings(dataset, tmp_path / "a", f"start_from={warm}", "policy.backbone.language_width=64"))
+    other = make_dataset(name="other", instructions=("lift the red cube", "close the window"))
     with pytest.raises(UnderstudyError, match="knows other words"):
-        run(settings(dataset, tmp_path / "b", f"start_from={warm}", "holdout=2"))
+        run(settings(other, tmp_path / "b", f"start_from={warm}"))
     with pytest.raises(UnderstudyError, match="lacks"):
         run(settings(dataset, tmp_path / "c", f"start_from={tmp_path}"))
 

@@ -177,7 +177,7 @@ def test_a_spoilt_state_never_replaces_a_good_one(tmp_path, batches):
 
 def test_a_stop_does_not_save_what_is_spoilt(tmp_path, batches):
     with pytest.raises((KeyboardInterrupt, UnderstudyError)):
-        train(Spoilt(7), stopping_at(batches, 13), config(log_every=20, save_every=5), tmp_path)
+        train(Spoilt(7), stopping_at(batches, 9), config(log_every=20, save_every=5), tmp_path)
     assert all(tensor.isfinite().all() for tensor in saved(tmp_path)[0].values())
 
 

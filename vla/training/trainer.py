@@ -140,10 +140,8 @@ def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracke
                 state.step += 1
             tracker.count(config.batch_size * config.grad_accumulation * loop.accelerator.num_processes)
             if state.step % config.log_every == 0 or state.step == config.steps:
-                _check_finite(float(loss), state.step)
                 tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate)
             if state.step % config.save_every == 0 and state.step < config.steps:
-                _check_finite(float(loss), state.step)
                 saving()
 
 
@@ -163,9 +161,9 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise UnderstudyError(f"the loss is {loss} at step {step}; lower trainer.lr, or set trainer.precision=fp32")
+def _check_finite(value: float, step: int, *, what: str = "loss") -> None:
+    if not math.isfinite(value):
+        raise UnderstudyError(f"the {what} is {value} at step {step}; lower trainer.lr, or set trainer.precision=fp32")
 
 
 class _Saving:
@@ -226,6 +224,8 @@ class _Loop:
                 accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(self._model.parameters(), self.config.grad_clip)
+        _check_finite(float(total), step + 1)  # before it spoils the weights
+        _check_finite(float(norm), step + 1, what="norm of the gradient")
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return total, norm, rate
