@@ -171,7 +171,7 @@ def merged(patches: Tensor, side: int) -> Tensor:
 
 
 class SmallVLM(nn.Module):
-    """Images, words and proprio → one cognition token. Parameters: 1.9 M at the ``cpu`` preset."""
+    """Images, words and proprio → one cognition token. 0.6 M parameters at the ``cpu`` preset."""
 
     def __init__(
         self, config: SmallVLMConfig, *, cameras: Sequence[str], proprio_dim: int, tokenizer: Tokenizer
