@@ -45,8 +45,8 @@ class TrainConfig:
     holdout: int = 0
     """last episodes of the dataset that are not trained on"""
     shift: int = 0
-    """augmentation: images move by up to so many pixels (at 64 px; in proportion at other sizes); with cameras that
-    stand still it takes away where things are"""
+    """augmentation: images move by up to so many pixels (at 64 px; in proportion at other sizes); of little use to
+    cameras that stand still, where a pixel is a place"""
 
 
 def main(argv: list[str]) -> int:

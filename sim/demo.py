@@ -116,7 +116,7 @@ def _clear(config: DemoConfig) -> None:
 def _warm_up(config: DemoConfig, data: Path) -> Path:
     """Let the backbone learn to see by regression, as CogACT's comes from OpenVLA and has seen actions before.
 
-    From scratch the diffusion loss alone needs about three times as long until it looks at the objects.
+    The diffusion loss alone, from random weights, was slower to make it look at the objects.
     """
     policy = {**config.policy, "head": "regression"}
     settings = training.TrainConfig(data, policy, {**config.trainer, **config.warm_up}, out=config.out / "warm-up")
