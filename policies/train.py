@@ -61,13 +61,9 @@ def main(argv: list[str]) -> int:
 
 def run(config: TrainConfig) -> Path:
     """Train, and return the folder of the checkpoint."""
-    from vla.training.trainer import TrainerConfig, train
+    from vla.training.trainer import train
 
-    family = policy_class(config.policy.get("name", "cogact"))
-    settings = {key: value for key, value in config.policy.items() if key != "name"}
-    policy_config = build(family.config_class, settings, where="policy")
-    trainer = build(TrainerConfig, config.trainer, where="trainer")
-
+    family, policy_config, trainer = checked(config.policy, config.trainer)
     dataset = open_dataset(config.data)
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     seed_everything(trainer.seed)
@@ -89,6 +85,15 @@ def run(config: TrainConfig) -> Path:
     train(policy.model, batches, trainer, config.out, resume=config.resume, on_save=save)
     logger.info("checkpoint in %s", config.out)
     return config.out
+
+
+def checked(policy: dict[str, Any], trainer: dict[str, Any]) -> tuple[Any, Any, "TrainerConfig"]:
+    """The policy's class, its settings and the trainer's; raises `UnderstudyError` for a key that does not exist."""
+    from vla.training.trainer import TrainerConfig
+
+    family = policy_class(policy.get("name", "cogact"))
+    settings = {key: value for key, value in policy.items() if key != "name"}
+    return family, build(family.config_class, settings, where="policy"), build(TrainerConfig, trainer, where="trainer")
 
 
 def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> Windows:

@@ -15,8 +15,10 @@ from policies.open_loop import action_plot, error_against_holding
 from policies.policy import load_policy
 from sim import collect
 from sim.evaluate import EvalConfig, evaluate, provenance, tell
+from sim.pool import start_server
 from sim.report import write_report
 from sim.results import summarize
+from sim.suite import suite_module, suite_of
 from vla.config import build, help_text, load, to_yaml, wants_help
 from vla.data.importers import import_dataset
 from vla.data.lerobot import open_dataset
@@ -70,10 +72,13 @@ def run(config: DemoConfig) -> Path:
     """Collect, train, evaluate, look at a real recording, report; returns the page."""
     began = perf_counter()
     wall: dict[str, float] = {}
+
+    with _timed("imports", wall):
+        demonstrations = _checked(config)
     _clear(config)
 
     with _timed("collect", wall):
-        data = collect.run(build(collect.CollectConfig, {**config.collect, "out": config.out / "data"}, "collect"))
+        data = collect.run(demonstrations)
 
     with _timed("train", wall):
         backbone = _warm_up(config, data)
@@ -99,6 +104,16 @@ def run(config: DemoConfig) -> Path:
     tell(report, page)
     logger.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in wall.items()))
     return page
+
+
+def _checked(config: DemoConfig) -> collect.CollectConfig:
+    """Refuse bad settings before minutes are spent; while this imports the models, the workers' server does, too."""
+    demonstrations = build(collect.CollectConfig, {**config.collect, "out": config.out / "data"}, "collect")
+    suite = suite_module(suite_of(demonstrations.tasks[0]))
+    start_server(("sim.collect", "sim.rollout", "policies.cogact", suite))
+    training.checked(config.policy, {**config.trainer, **config.warm_up})
+    build(EvalConfig, {**config.evaluate, "policy": config.out}, "evaluate")
+    return demonstrations
 
 
 def _clear(config: DemoConfig) -> None:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -44,13 +45,22 @@ def run_jobs[Job, Result](
             logger.warning("a worker was killed; %d of %d jobs go on in new workers", len(left), len(jobs))
 
 
+def start_server(preload: Sequence[str]) -> None:
+    """Start the process that workers are forked from, unless it runs, and let it import ``preload`` in the background.
+
+    There is one such process: what a later pool wants imported as well has to stand in the first ``preload``.
+    """
+    multiprocessing.set_forkserver_preload([*preload])
+    forkserver.ensure_running()
+
+
 def _one_pool[Job, Result](
     function: Callable[[Job], Result], jobs: dict[int, Job], *, workers: int, preload: Sequence[str]
 ) -> Iterator[tuple[int, Result]]:
     if not jobs:
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preload])
+    start_server(preload)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
     try:
         futures = {number: pool.submit(function, job) for number, job in jobs.items()}

@@ -22,7 +22,7 @@ from vla.bench import Row, interleaved, parser, write_bench
 from vla.config import build, load
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Windows
-from vla.training.trainer import TrainerConfig, _average, _Loop, bf16_is_fast
+from vla.training.trainer import TrainerConfig, _Loop, average_of, bf16_is_fast
 from vla.types import ActionSpec, CameraSpec
 
 CAMERAS = ("front", "wrist")
@@ -102,7 +102,7 @@ def our_step(config: CogACTConfig, trainer: TrainerConfig, accelerator: Accelera
     policy = cogact(config)
     model = policy.model.to(accelerator.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), trainer.lr, weight_decay=trainer.weight_decay, fused=True)
-    average = _average(model, trainer)
+    average = average_of(model, trainer)
     wrapped, prepared = accelerator.prepare(model, optimizer)
     loop = _Loop(accelerator, wrapped, prepared, lambda number: {}, trainer)
     batch = policy.training_batch(first_samples())
@@ -110,7 +110,7 @@ def our_step(config: CogACTConfig, trainer: TrainerConfig, accelerator: Accelera
     def step() -> None:
         loop.step(0, [batch])
         if average is not None:
-            average.step(model.parameters())
+            average.update_parameters(model)
         wait()
 
     return step

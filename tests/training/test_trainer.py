@@ -6,9 +6,9 @@ import signal
 
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from vla.errors import UnderstudyError
 from vla.training.checkpoint import newest
@@ -94,15 +94,15 @@ def test_a_killed_run_goes_on_from_its_last_state(tmp_path, make_model, batches)
 
 def test_a_stop_within_a_step_is_as_if_never_stopped(tmp_path, make_model, batches, monkeypatch):
     train(make_model(), batches, config(), tmp_path / "whole")
-    step = EMAModel.step
+    update = AveragedModel.update_parameters
 
-    def interrupted(self, parameters):
-        if self.optimization_step == 10:
+    def interrupted(self, model):
+        if self.n_averaged == 10:
             signal.raise_signal(signal.SIGINT)
-        step(self, parameters)
+        update(self, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(EMAModel, "step", interrupted)
+        patch.setattr(AveragedModel, "update_parameters", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(make_model(), batches, config(), tmp_path / "parts")
     train(make_model(), batches, config(), tmp_path / "parts", resume=True)
@@ -245,8 +245,8 @@ def test_what_is_saved_and_returned_is_the_average(tmp_path, make_model, batches
     assert len(seen) == 3
     assert not equal(seen[-1], {name: state[f"model.{name}"] for name in seen[-1]})
     assert equal(seen[-1], weights(model))
-    for number, parameter in enumerate(model.parameters()):
-        assert torch.equal(state[f"ema.{number}"], parameter)
+    for name, parameter in model.named_parameters():
+        assert torch.equal(state[f"ema.module.{name}"], parameter)
 
 
 def test_the_average_is_that_of_the_weights_on_the_way(tmp_path, batches):

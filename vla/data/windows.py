@@ -10,6 +10,7 @@ its last value; joint targets and poses repeat the last row (CogACT and Octo pad
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +112,8 @@ def load_windows(
             raise unknown(f"camera of {dataset.root}", name, known)
     if not dataset.episodes:
         raise UnderstudyError(f"the dataset at {dataset.root} has no episodes")
-    arrays = [_finite(dataset, info.index) for info in dataset.episodes]
+    with ThreadPoolExecutor() as pool:
+        arrays = list(pool.map(lambda info: _finite(dataset, info.index), dataset.episodes))
     lengths = np.array([info.length for info in dataset.episodes])
     texts = tuple(dict.fromkeys(info.instruction for info in dataset.episodes))
     chosen = np.isin(np.arange(len(lengths)), range(len(lengths)) if episodes is None else list(episodes))

@@ -9,15 +9,14 @@ no generator's state to keep: all randomness of a step follows from (seed, step,
 
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from vla.errors import UnderstudyError, first_line
 
@@ -30,7 +29,7 @@ class TrainingState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    ema: EMAModel | None
+    ema: AveragedModel | None
     step: int = 0
 
     def save(self, run: Path) -> None:
@@ -43,9 +42,8 @@ class TrainingState:
         save_model(self.model, str(part / "model.safetensors"))
         save_file(_optimizer_tensors(self.optimizer), part / "optimizer.safetensors")
         if self.ema is not None:
-            save_file(_numbered(self.ema.shadow_params), part / "ema.safetensors")
-        updates = self.ema.optimization_step if self.ema is not None else 0
-        (part / "state.json").write_text(json.dumps({"step": self.step, "ema_updates": updates}))
+            save_model(self.ema, str(part / "ema.safetensors"))
+        (part / "state.json").write_text(json.dumps({"step": self.step}))
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
         for other in folder.iterdir():
@@ -59,29 +57,21 @@ class TrainingState:
             raise UnderstudyError(f"there is nothing to resume in {run}: it has no {FOLDER}/step-*")
         try:
             load_model(self.model, folder / "model.safetensors")
+            if self.ema is not None:
+                load_model(self.ema, folder / "ema.safetensors")
             _restore_optimizer(self.optimizer, load_file(folder / "optimizer.safetensors"))
         except (RuntimeError, OSError, SafetensorError) as error:
             raise UnderstudyError(
                 f"{folder} does not fit this configuration ({first_line(error)}); "
                 "resume with the settings it was begun with"
             ) from error
-        plain = json.loads((folder / "state.json").read_text())
-        self.step = plain["step"]
-        if self.ema is not None:
-            shadow = load_file(folder / "ema.safetensors")
-            for number, parameter in enumerate(self.ema.shadow_params):
-                parameter.copy_(shadow[str(number)])
-            self.ema.optimization_step = plain["ema_updates"]
+        self.step = json.loads((folder / "state.json").read_text())["step"]
 
 
 def newest(run: Path) -> Path | None:
     """The newest whole state of a run, if there is one."""
     states = [path for path in (run / FOLDER).glob("step-*") if path.suffix != ".part"]
     return max(states, default=None)
-
-
-def _numbered(tensors: Iterable[Tensor]) -> dict[str, Tensor]:
-    return {str(number): tensor.detach().contiguous() for number, tensor in enumerate(tensors)}
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
