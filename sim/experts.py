@@ -159,9 +159,9 @@ def open_drawer(suite: "TabletopSuite") -> Goal:
 def close_drawer(suite: "TabletopSuite") -> Goal:
     """Down in front of the handle with closed fingers, then push it away."""
     handle = _handle(suite)
-    before = handle - [0.0, 0.045, 0.0]
+    before = handle - [0.0, 0.06, 0.0]
     offset = suite.grip_position - handle
-    if abs(offset[0]) < 0.03 and -0.07 < offset[1] < 0.0 and suite.grip_position[2] < 0.07:
+    if abs(offset[0]) < 0.03 and -0.09 < offset[1] < 0.0 and suite.grip_position[2] < 0.07:
         return np.array([handle[0], suite.grip_position[1] + 0.04, 0.05]), CLOSED
     return _come_down(suite, _above(before, 0.05), opening=CLOSED)
 
