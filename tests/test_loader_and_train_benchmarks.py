@@ -63,11 +63,13 @@ def test_loaders_that_give_different_samples_are_not_compared():
 
 
 @pytest.mark.parametrize("target", [12_000_000, 18_600_000, 28_000_000])
-def test_ours_is_widened_to_any_number_of_parameters(target):
+@pytest.mark.parametrize(("head", "share"), [(True, 0.2), (False, 0.0)])
+def test_ours_is_widened_to_any_number_of_parameters(target, head, share):
     config, _ = train.preset()
     with torch.device("meta"):
-        count = train.parameters(train.cogact(train.matched(config, target)).model)
-    assert count == pytest.approx(target, rel=0.05)
+        model = train.cogact(train.matched(config, target, head=head)).model
+    assert train.parameters(model) == pytest.approx(target, rel=0.05)
+    assert share < train.parameters(model.head) / target < share + 0.15
 
 
 @pytest.mark.parametrize("name", ["act", "diffusion"])

@@ -27,6 +27,17 @@ def test_a_block_knows_no_order():
     torch.testing.assert_close(block(x)[:, order], block(x[:, order]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("last", [1, 3, 7])
+def test_the_last_tokens_alone_come_out_as_among_all(last):
+    torch.manual_seed(0)
+    block, x = TransformerBlock(32, 4), torch.randn(2, 7, 32)
+    visible = torch.ones(7, 7, dtype=torch.bool).tril()[None, None].repeat(2, 1, 1, 1)
+    visible[1, :, :, :2] = False
+    visible |= torch.eye(7, dtype=torch.bool)
+    for mask in (None, visible):
+        torch.testing.assert_close(block(x, mask, last=last), block(x, mask)[:, -last:], rtol=1e-4, atol=1e-5)
+
+
 def test_a_width_that_the_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="width 30 is not divisible by 4 heads"):
         TransformerBlock(30, 4)

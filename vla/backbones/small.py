@@ -156,6 +156,8 @@ def mlp(inputs: int, width: int) -> nn.Sequential:
 
 
 def _check(config: SmallVLMConfig) -> None:
+    if config.language_depth < 1:
+        raise ValueError(f"language_depth must be at least 1, got {config.language_depth}")
     if config.image_size % (config.patch_size * config.merge):
         raise ValueError(
             f"image_size {config.image_size} must be a multiple of patch_size * merge "
@@ -237,9 +239,10 @@ class SmallVLM(nn.Module):
         )
         x = torch.cat([self.words(text) + self.word_order[: text.shape[1]], seen + self.order], dim=1)
         visible = causal(mask, x.shape[1])
-        for block in self.language:
+        for block in self.language[:-1]:
             x = block(x, visible)
-        return TokenGroup(self.norm(x[:, -1:]), torch.ones(len(text), 1, dtype=torch.bool, device=text.device))
+        x = self.language[-1](x, visible, last=1)
+        return TokenGroup(self.norm(x), torch.ones(len(text), 1, dtype=torch.bool, device=text.device))
 
     def _words(self, text: Tensor, mask: Tensor) -> Tensor:
         """The instruction as one vector [B, C] for FiLM: the mean of its words' embeddings."""

@@ -38,13 +38,25 @@ class TransformerBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
 
-    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
-        """[B, N, D] → [B, N, D]; ``visible`` as in `attention`, ``None``: all see all."""
+    def forward(self, x: Tensor, visible: Tensor | None = None, *, last: int | None = None) -> Tensor:
+        """[B, N, D] → [B, N, D]; ``visible`` as in `attention`, ``None``: all see all.
+
+        ``last``: only the outputs of so many tokens at the end, [B, last, D], when nobody reads the others: they are
+        seen as keys and values, but ask nothing and go through no MLP. A sixth of the work for one of many tokens.
+        """
         batch, tokens, width = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = attention(query, key, value, visible)
-        x = x + self.project(attended.transpose(1, 2).reshape(batch, tokens, width))
+        asking = tokens if last is None else last
+        heads = (self.heads, width // self.heads)
+        seen = self.norm_attention(x)
+        if asking == tokens:
+            query, key, value = self.qkv(seen).view(batch, tokens, 3, *heads).unbind(2)
+        else:
+            weights, biases = self.qkv.weight.split([width, 2 * width]), self.qkv.bias.split([width, 2 * width])
+            query = functional.linear(seen[:, -asking:], weights[0], biases[0]).view(batch, asking, *heads)
+            key, value = functional.linear(seen, weights[1], biases[1]).view(batch, tokens, 2, *heads).unbind(2)
+            x, visible = x[:, -asking:], None if visible is None else visible[:, :, -asking:]
+        attended = attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), visible)
+        x = x + self.project(attended.transpose(1, 2).reshape(batch, asking, width))
         return x + self.mlp(self.norm_mlp(x))
 
 
