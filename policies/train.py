@@ -40,6 +40,8 @@ class TrainConfig:
     """where the checkpoint goes"""
     start_from: Path | None = None
     """a checkpoint whose backbone to begin with; none: random weights"""
+    backbone_lr: float = 0.1
+    """learning rate of the backbone taken over by ``start_from``, in parts of that of the rest"""
     resume: bool = False
     """go on where a stopped run in ``out`` was"""
     holdout: int = 0
@@ -82,7 +84,10 @@ def run(config: TrainConfig) -> Path:
         policy.save(config.out)
         write_provenance(config, dataset)
 
-    train(policy.model, batches, trainer, config.out, resume=config.resume, on_save=save)
+    def lr_scale(name: str) -> float:
+        return config.backbone_lr if config.start_from is not None and name.startswith("backbone.") else 1.0
+
+    train(policy.model, batches, trainer, config.out, resume=config.resume, lr_scale=lr_scale, on_save=save)
     logger.info("checkpoint in %s", config.out)
     return config.out
 
@@ -147,7 +152,12 @@ def write_provenance(config: TrainConfig, dataset: Dataset) -> None:
         ),
         "episodes": len(dataset.episodes) - config.holdout,
         "start_from": str(config.start_from) if config.start_from else None,
-        "settings": {"policy": config.policy, "trainer": config.trainer, "shift": config.shift},
+        "settings": {
+            "policy": config.policy,
+            "trainer": config.trainer,
+            "shift": config.shift,
+            "backbone_lr": config.backbone_lr,
+        },
         "code": code_version(),
         "packages": {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")},
     }

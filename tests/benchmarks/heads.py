@@ -1,7 +1,8 @@
 """Which action head: CogACT's diffusion transformer beside the L1 head, same backbone, data, steps and scenes.
 
 Four Meta-World tasks, one policy each. In ``reach`` and ``push`` the target is 1 to 3 pixels wide in the far camera, so
-all policies look through two closer ones, from the side and from above. Each finished cell is a small json; run again to go on.
+all policies look through two closer ones, from the side and from above. Each finished cell is a small json; run again
+to go on.
 """
 
 import json

@@ -24,7 +24,7 @@ from vla.bench import Row, interleaved, parser, write_bench
 from vla.config import build, load
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Windows
-from vla.training.trainer import TrainerConfig, _Loop, average_of, bf16_is_fast
+from vla.training.trainer import TrainerConfig, _Loop, average_of, bf16_is_fast, make_optimizer
 from vla.types import ActionSpec, CameraSpec
 
 CAMERAS = ("front", "wrist")
@@ -103,7 +103,7 @@ def our_step(config: CogACTConfig, trainer: TrainerConfig, accelerator: Accelera
     """What the trainer does in one step, the average of the weights included."""
     policy = cogact(config)
     model = policy.model.to(accelerator.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), trainer.lr, weight_decay=trainer.weight_decay, fused=True)
+    optimizer = make_optimizer(model, trainer)
     average = average_of(model, trainer)
     wrapped, prepared = accelerator.prepare(model, optimizer)
     loop = _Loop(accelerator, wrapped, prepared, lambda number: {}, trainer)

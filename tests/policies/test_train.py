@@ -137,6 +137,19 @@ def test_a_run_may_start_from_the_backbone_of_another(make_dataset, tmp_path):
     assert json.loads((tmp_path / "out" / "provenance.json").read_text())["start_from"] == str(warm)
 
 
+def test_a_backbone_taken_over_learns_at_its_own_rate(make_dataset, tmp_path):
+    dataset, warm = make_dataset(), tmp_path / "warm"
+    run(settings(dataset, warm, "policy=cogact_l1", "trainer.steps=2"))
+    plan = ("trainer.steps=2", "trainer.weight_decay=0", f"start_from={warm}")
+    run(settings(dataset, tmp_path / "out", *plan, "backbone_lr=0"))
+    began, out = load_policy(warm).model, load_policy(tmp_path / "out").model
+    for name, tensor in began.backbone.state_dict().items():
+        assert torch.equal(out.backbone.state_dict()[name], tensor), name
+    assert (out.head.denoiser.action_out.weight != 0).any()  # where an untrained head has zeros
+    run(settings(dataset, tmp_path / "moving", *plan))
+    assert not torch.equal(load_policy(tmp_path / "moving").model.backbone.cognition, began.backbone.cognition)
+
+
 def test_a_backbone_that_does_not_fit_is_refused(make_dataset, tmp_path):
     dataset, warm = make_dataset(), tmp_path / "warm"
     run(settings(dataset, warm, "trainer.steps=1"))

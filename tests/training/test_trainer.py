@@ -265,6 +265,16 @@ def test_the_average_is_that_of_the_weights_on_the_way(tmp_path, batches):
     torch.testing.assert_close(model.net[0].weight, shadow)
 
 
+def test_some_parameters_learn_more_slowly(tmp_path, make_model, batches):
+    """Adam's first step is the learning rate in size, whatever the gradient's."""
+    model, plan = make_model(), config(steps=1, warmup=0, ema=0, weight_decay=0)
+    before = weights(model)
+    train(model, batches, plan, tmp_path, lr_scale=lambda name: 0.1 if name == "net.0.bias" else 1.0)
+    moved = {name: float((tensor - before[name]).abs().max()) for name, tensor in weights(model).items()}
+    assert moved["net.0.weight"] == pytest.approx(1e-2, rel=0.01)
+    assert moved["net.0.bias"] == pytest.approx(1e-3, rel=0.01)
+
+
 def test_saving_does_not_disturb_the_training(tmp_path, make_model, batches):
     train(make_model(), batches, config(), tmp_path / "never")
     train(make_model(), batches, config(save_every=2), tmp_path / "often", on_save=lambda: torch.randn(3))

@@ -82,18 +82,19 @@ def train(
     run: Path,
     *,
     resume: bool = False,
+    lr_scale: Callable[[str], float] = lambda name: 1.0,
     on_save: Callable[[], None] = lambda: None,
 ) -> nn.Module:
     """Train ``model`` for ``config.steps`` optimizer steps; afterwards it holds the averaged weights.
 
     ``batch(n)`` gives batch *n* (global over ranks and accumulation); ``run``: the folder for metrics and states;
-    ``on_save``: called on the main process with the averaged weights in the model, each time a state was saved.
-    Ctrl-C saves a state first, then raises on.
+    ``lr_scale``: a parameter's name → factor on its learning rate; ``on_save``: called on the main process with the
+    averaged weights in the model, each time a state was saved. Ctrl-C saves a state first, then raises on.
     """
     run.mkdir(parents=True, exist_ok=True)
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
     accelerator = Accelerator(mixed_precision="no")  # its own setting would hold for the whole process
-    optimizer = torch.optim.AdamW(model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True)
+    optimizer = make_optimizer(model, config, lr_scale)
     model.to(accelerator.device).train()
     ema = average_of(model, config)
     state = TrainingState(model, optimizer, ema)
@@ -115,6 +116,17 @@ def train(
     if ema is not None:
         _exchange(model, ema.module)
     return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+
+
+def make_optimizer(
+    model: nn.Module, config: TrainerConfig, lr_scale: Callable[[str], float] = lambda name: 1.0
+) -> torch.optim.AdamW:
+    """AdamW with one group of parameters for each ``scale`` of the learning rate."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(lr_scale(name), []).append(parameter)
+    scaled = [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
+    return torch.optim.AdamW(scaled, config.lr, weight_decay=config.weight_decay, fused=True)
 
 
 def average_of(model: nn.Module, config: TrainerConfig) -> AveragedModel | None:
@@ -224,7 +236,7 @@ class _Loop:
         """Loss, gradient norm and learning rate of one optimizer step."""
         accelerator, rate = self.accelerator, learning_rate(self.config, step)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         torch.manual_seed(hash((self.config.seed, step, accelerator.process_index)) & 0x7FFF_FFFF)
         total = torch.zeros((), device=accelerator.device)
         for number, batch in enumerate(batches):
