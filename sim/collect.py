@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE = "vla collect tasks=[tabletop/lift-red-cube,tabletop/open-drawer] episodes=50 out=outputs/collect"
 PERSISTENCE = 0.8
+PATIENCE = 4
+"""A demonstration may take so many times a policy's steps: the noise costs time (stacking under it takes 150 steps)."""
 MAX_FAILURES = 0.5
 """Failed attempts, for each episode asked for, at which collecting gives up on a task."""
 
@@ -108,7 +110,7 @@ def record(attempt: Attempt) -> Episode | None:
     scale = _noise_scale(suite.spec.action, attempt.noise)
     observations, actions = [], []
     drift, left = np.zeros(suite.spec.action.dim), attempt.tail
-    while left and suite.steps < suite.max_steps:
+    while left and suite.steps < PATIENCE * suite.max_steps:
         observations.append(suite.observe())
         action = np.clip(expert(), suite.spec.action.low, suite.spec.action.high).astype(np.float32)
         actions.append(action)

@@ -70,7 +70,7 @@ def test_from_nothing_to_a_page(tmp_path):
     assert page == out / "report.html"
     assert {"tabletop/press-button", "tabletop/lift-red-cube"} == set(report["tasks"])
     assert all(entry["episodes"] == 2 for entry in report["tasks"].values())
-    assert set(report["wall_s"]) == {"collect", "train", "evaluate", "total"}
+    assert set(report["wall_s"]) == {"imports", "collect", "train", "evaluate", "total"}
     assert report["wall_s"]["total"] >= sum(report["wall_s"][part] for part in ("collect", "train", "evaluate"))
     filmed = [row["film"] for entry in report["tasks"].values() for row in entry["episodes_detail"] if row["film"]]
     assert filmed
