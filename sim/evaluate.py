@@ -207,10 +207,14 @@ def _provenance_of(checkpoint: Path) -> dict[str, Any]:
 
 def tell(report: dict[str, Any], page: Path) -> None:
     """The figures as a table on the terminal, and where the page is."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("task", "success", "95 % interval", "random", "expert", "wrong instruction")
+    table = Table(
+        "task", "success", "95 % interval", "random", "expert", "misled", box=box.SIMPLE, padding=(0, 1, 0, 0)
+    )
+    table.columns[0].no_wrap = True
     conditions = report["conditions"]
 
     def cell(condition: str, task: str | None) -> str:
@@ -222,9 +226,11 @@ def tell(report: dict[str, Any], page: Path) -> None:
         low, high = entry["wilson"]
         rate = f"{entry['successes']}/{entry['episodes']} = {entry['success_rate']:.2f}"
         others = [cell(condition, task) for condition in ("random", "expert", "wrong-instruction")]
-        table.add_row(task or "mean", rate, f"{low:.2f} – {high:.2f}", *others)
+        table.add_row(task.partition("/")[2] if task else "mean", rate, f"{low:.2f} – {high:.2f}", *others)
     console = Console()
     console.print(table)
+    if "wrong-instruction" in conditions:
+        console.print("misled: the same policy, told the instruction of another task")
     for remark in report["remarks"]:
         console.print(f"· {remark}")
     console.print(f"report: {page}", soft_wrap=True)

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -71,14 +72,21 @@ def _one_pool[Job, Result](
 
 
 def _start_worker() -> None:
-    """One thread for each worker, and Ctrl-C is the parent's to handle."""
+    """One thread of work for each worker; Ctrl-C is the parent's to handle, a parent that is killed takes it along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS"):
         os.environ[name] = "1"  # read when torch, MKL or Mesa are loaded, which may be later
     if "torch" in sys.modules:
         import torch
 
         torch.set_num_threads(1)
+
+
+def _follow_parent() -> None:
+    """Leave when the process that made the pool is gone; a queue that nobody fills again would be waited for."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def default_workers() -> int:

@@ -1,7 +1,11 @@
 """Jobs on several processes: in order, each once, none lost with its worker."""
 
 import os
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
@@ -34,6 +38,11 @@ def refuse(number):
     if number == 3:
         raise ValueError("job 3 is bad")
     return number
+
+
+def linger(folder):
+    (Path(folder) / f"{os.getpid()}.pid").touch()
+    time.sleep(60)
 
 
 def handles_interrupt(number):
@@ -80,6 +89,32 @@ def test_an_error_in_a_job_is_the_callers(jobs, workers):
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="job 3 is bad"):
         next(results)
+
+
+def runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(true, *, seconds=30):
+    end = monotonic() + seconds
+    while not true():
+        assert monotonic() < end
+        sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_workers_leave_with_a_killed_parent(jobs, tmp_path):
+    code = f"import pool_jobs, sim.pool; list(sim.pool.run_jobs(pool_jobs.linger, [{str(tmp_path)!r}] * 2, workers=2))"
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+    parent.kill()
+    parent.wait()
+    workers = [int(mark.stem) for mark in tmp_path.glob("*.pid")]
+    until(lambda: not any(map(runs, workers)))
 
 
 def test_ctrl_c_is_the_parents_to_handle(jobs):
