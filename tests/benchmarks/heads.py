@@ -24,8 +24,8 @@ BATCH = {"l1": 64, "diffusion": 32}
 """The diffusion head starts from the backbone that the L1 head trained: both have seen the same scenes before."""
 CAMERAS = ["side", "top"]
 NOISE = {"push": 0.1}
-"""Where it is not that of `vla collect`: under 0.3 the expert hovers over the puck, 224 steps instead of 61, and a policy
-that learned from it hovers for ever (0 of 50)."""
+"""Where it is not that of `vla collect`: under 0.3 the expert hovers over the puck, 224 steps instead of 61, and a
+policy that learned from it hovers for ever (0 of 50)."""
 RESULTS = Path(__file__).with_name("results")
 PLAIN_CNN = {"button-press-topdown": 0.975, "drawer-open": 1.0, "reach": 0.25, "push": 0.10}
 """A plain 0.2 M CNN through the far camera alone, 20 episodes each: the figures to beat."""
