@@ -2,19 +2,26 @@
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
 from av.error import FFmpegError
+from av.video.stream import VideoStream
 
 from vla.errors import UnderstudyError
 
 CRF = 18
 GOP = 2
 """Every second frame is a key frame: any frame is at most two decodes away, as in LeRobot's own videos."""
+SAME_S = 1e-4
+"""Presentation times [s] no farther apart than this are the same: containers count in ticks of down to 1/90000 s."""
+CUT_SHARE, CUT_S = 0.1, 0.5
+"""A video that ends earlier than its header says by more than this share and this time [s] was cut off."""
 
 
 def encode_mp4(frames: np.ndarray, fps: float) -> bytes:
@@ -102,22 +109,109 @@ def decode_all(path: Path) -> np.ndarray:
 
 def _decoded(path: Path, start_s: float) -> Iterator[tuple[float, np.ndarray]]:
     """(presentation time in seconds, RGB frame), from the last key frame at or before ``start_s``."""
+    for number, (stamp, frame) in enumerate(_pictures(path, start_s)):
+        # A decoder hides damage by repeating what it has; it only tells by this mark.
+        if frame.is_corrupt:
+            raise UnderstudyError(f"{path} is damaged at decoded frame {number}; fetch it again")
+        yield stamp, frame.to_ndarray(format="rgb24")
+
+
+def _pictures(path: Path, start_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
+    """(presentation time in seconds, frame as the codec gives it), from the last key frame at or before ``start_s``."""
+    with _opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        _seek(container, stream, start_s)
+        for frame in container.decode(stream):
+            if frame.pts is not None:
+                yield float(frame.pts * stream.time_base), frame
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not path.is_file():
         raise UnderstudyError(f"there is no video {path}")
     try:
-        with av.open(str(path)) as container:
+        # A title that is no UTF-8 is no reason to refuse the pictures.
+        with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            if start_s > 0:
-                container.seek(max(0, round(start_s / stream.time_base) - 1), stream=stream, backward=True)
-            for number, frame in enumerate(container.decode(stream)):
-                # A decoder hides damage by repeating what it has; it only tells by this mark.
-                if frame.is_corrupt:
-                    raise UnderstudyError(f"{path} is damaged at decoded frame {number}; fetch it again")
-                if frame.pts is not None:
-                    yield float(frame.pts * stream.time_base), frame.to_ndarray(format="rgb24")
+            # PyAV goes on without a decoder, and the process dies at the first frame.
+            if stream.codec_context is None or not stream.time_base:
+                raise UnderstudyError(f"{path} is in a codec that cannot be decoded, or damaged; fetch it again")
+            yield container, stream
     except (FFmpegError, IndexError) as error:
         raise UnderstudyError(f"{path} is damaged and cannot be decoded ({error}); fetch it again") from error
+
+
+def _seek(container: InputContainer, stream: VideoStream, start_s: float) -> None:
+    if start_s > 0:
+        container.seek(max(0, round(start_s / stream.time_base) - 1), stream=stream, backward=True)
+
+
+def packet_stamps(path: Path, *, start_s: float = 0.0, stop_s: float | None = None) -> np.ndarray:
+    """When the frames from ``start_s`` to before ``stop_s`` are shown [s], float64 [T] ascending, without decoding.
+
+    They are the file's own times, so a variable frame rate is told as it is. Raises `UnderstudyError` naming the file
+    when it is missing, damaged, or ends long before its header says.
+    """
+    shown: list[float] = []
+    end = 0.0
+    with _opened(path) as (container, stream):
+        _seek(container, stream, start_s)
+        for packet in container.demux(stream):
+            if stop_s is not None and packet.dts is not None and packet.dts * stream.time_base >= stop_s:
+                break  # nothing is shown before it is decoded
+            if packet.pts is None or not packet.size or packet.is_discard:
+                continue
+            shown.append(float(packet.pts * stream.time_base))
+            end = max(end, float((packet.pts + (packet.duration or 0)) * stream.time_base))
+        else:
+            _refuse_cut(path, end, _promised_end(container, stream))
+    stamps = np.unique(np.array(shown, np.float64))
+    last = np.inf if stop_s is None else stop_s - SAME_S
+    return stamps[(stamps >= start_s - SAME_S) & (stamps < last)]
+
+
+def _promised_end(container: InputContainer, stream: VideoStream) -> float:
+    """Where the header says that the pictures end [s], 0 where it does not say."""
+    if stream.duration:
+        return float((stream.duration + (stream.start_time or 0)) * stream.time_base)
+    # With sound beside the pictures, the container's duration is that of the longer of the two.
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else 0.0
+
+
+def _refuse_cut(path: Path, end_s: float, promised_s: float) -> None:
+    if end_s < promised_s * (1 - CUT_SHARE) - CUT_S:
+        raise UnderstudyError(f"{path} is cut off at {end_s:.2f} s of {promised_s:.2f} s; fetch it again")
+
+
+def frames_at(path: Path, stamps_s: np.ndarray) -> Iterator[np.ndarray]:
+    """The frames [H, W, 3] uint8 shown at ``stamps_s`` (ascending, from `packet_stamps`), upright, each given once.
+
+    Only these are converted to RGB. Raises `UnderstudyError` naming the file when it is missing or damaged, or when
+    one in ten of the frames does not come out.
+    """
+    given = place = 0
+    for stamp, frame in _pictures(path, float(stamps_s[0])):
+        if stamp < stamps_s[0] - SAME_S:
+            continue  # after a jump, the frames on the way to the first one may lack what they are built from
+        if frame.is_corrupt:
+            raise UnderstudyError(f"{path} is damaged at {stamp:.2f} s; fetch it again")
+        if stamp < stamps_s[place] - SAME_S:
+            continue
+        yield _upright(frame)
+        given += 1
+        place = int(np.searchsorted(stamps_s, stamp + SAME_S, side="right"))
+        if place == len(stamps_s):
+            break
+    if given < 0.9 * len(stamps_s):
+        raise UnderstudyError(f"{path} gives only {given} of {len(stamps_s)} frames; it is damaged: fetch it again")
+
+
+def _upright(frame: av.VideoFrame) -> np.ndarray:
+    """RGB, turned as a phone's recording asks for."""
+    image = frame.to_ndarray(format="rgb24")
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
 def frame_size(path: Path) -> tuple[int, int]:

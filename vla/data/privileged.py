@@ -1,0 +1,42 @@
+"""What the simulator knows about a film that ``vla human`` made: for evaluation only.
+
+    for about in read_labels(root):             # one for each clip: task, tier, seed, success, pair, …
+        labels = labels_of(root, about["name"])  # arrays by frame: keypoints_3d, phase, progress, …
+
+No loader of training data may import this module: a learner from video has the pictures and the words, nothing else.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from vla.errors import UnderstudyError
+
+TABLE = "privileged/clips.jsonl"
+LABELS = "privileged/{name}.npz"
+
+
+def read_labels(root: Path) -> list[dict[str, Any]]:
+    """What each clip is, in the order of the clips."""
+    path = Path(root) / TABLE
+    if not path.exists():
+        raise UnderstudyError(f"there is no {path}: only folders that `vla human` has written have labels")
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    except ValueError as error:
+        raise UnderstudyError(f"{path} is damaged ({error}); run the same `vla human` command again") from error
+
+
+def labels_of(root: Path, name: str) -> dict[str, np.ndarray]:
+    """What happens in the clip ``name``: arrays whose first axis is the frame, and some that hold for all of it."""
+    path = Path(root) / LABELS.format(name=name)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError as error:
+        raise UnderstudyError(f"there is no {path}") from error
+    except (BadZipFile, ValueError, OSError, EOFError) as error:
+        raise UnderstudyError(f"{path} is damaged ({error}); run the same `vla human` command again") from error
