@@ -1,0 +1,1 @@
+"""Representations of video: learned from people, kept for robots."""
