@@ -32,7 +32,17 @@ VERBS = {
         "record a scripted expert in simulation",
         "vla collect tasks=[tabletop/lift-red-cube] episodes=50 out=outputs/collect",
     ),
+    "human": Verb(
+        "sim.human:main",
+        "film a simulated hand doing tasks, with captions",
+        "vla human tasks=[tabletop/*] clips=200 out=outputs/sim-human",
+    ),
     "data": Verb("vla.data.cli:main", "import, inspect or repair recordings", "vla data inspect outputs/collect"),
+    "pretrain": Verb(
+        "vla.representation.pretrain:main",
+        "learn to see from captioned video of people",
+        "vla pretrain representation=voltron_cond preset=cpu data=outputs/sim-human",
+    ),
     "train": Verb(
         "policies.train:main", "train a policy on recordings", "vla train policy=cogact preset=cpu data=outputs/collect"
     ),

@@ -3,6 +3,12 @@
     for about in read_labels(root):             # one for each clip: task, tier, seed, success, pair, …
         labels = labels_of(root, about["name"])  # arrays by frame: keypoints_3d, phase, progress, …
 
+By frame (T frames, world frame, metres): ``keypoints_3d`` [T, 21, 3] and ``keypoints_2d`` [T, 21, 2] px (NaN for what
+has no fingers, and behind the camera), ``hand_pose`` [T, 7] (xyz, wxyz), ``pinch_point`` [T, 3], ``opening`` [T],
+``object_positions`` [T, n, 3], ``camera_pose`` [T, 4, 4] (x right, y down, z forward), ``phase`` [T], ``progress`` [T],
+``contact`` [T], and ``exogenous_position`` [T, 3] where something moves by itself. For all of it: ``object_names`` [n],
+``phase_names``, ``camera_matrix`` [3, 3], ``success``.
+
 No loader of training data may import this module: a learner from video has the pictures and the words, nothing else.
 """
 
