@@ -1,7 +1,8 @@
 """CogACT (Li et al. 2024): a vision-language model reads the scene, a diffusion transformer acts.
 
     images, words, proprio ─► SmallVLM ─► cognition token [B, 1, D] ─► DiffusionHead ─► 16 actions
-                                                                    └► RegressionHead (``head: regression``)
+                  ▲                                                 └► RegressionHead (``head: regression``)
+                  └ sees by itself, or through what was learned from video (``backbone.representation``)
 
 One loss trains both ends. What enters the model is made by `CogACT.inputs`, in training and at inference alike.
 """
@@ -29,6 +30,7 @@ from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Windows
 from vla.errors import UnderstudyError, first_line
+from vla.representation.tower import FOLDER, PretrainedTower, Source
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
 
 WEIGHTS, CONFIG, NORMALIZER, TOKENIZER = "model.safetensors", "config.yaml", "normalizer.json", "tokenizer.json"
@@ -59,11 +61,21 @@ class CogACTModel(nn.Module):
     """Backbone and head as one module; calling it with a batch gives the loss."""
 
     def __init__(
-        self, config: CogACTConfig, *, cameras: tuple[str, ...], proprio_dim: int, action_dim: int, tokenizer: Tokenizer
+        self,
+        config: CogACTConfig,
+        *,
+        cameras: tuple[str, ...],
+        proprio_dim: int,
+        action_dim: int,
+        tokenizer: Tokenizer,
+        source: Source | None = None,
     ) -> None:
         super().__init__()
         self.mask_padding = config.mask_padding
-        self.backbone = SmallVLM(config.backbone, cameras=cameras, proprio_dim=proprio_dim, tokenizer=tokenizer)
+        seen, tower = config.backbone, None
+        if source is not None:
+            tower = PretrainedTower(source, width=seen.vision_width, freeze=seen.freeze, tokenizer=tokenizer)
+        self.backbone = SmallVLM(seen, cameras=cameras, proprio_dim=proprio_dim, tokenizer=tokenizer, tower=tower)
         sizes = {"action_dim": action_dim, "chunk": config.pred_horizon, "token_dim": self.backbone.width}
         if config.head == "diffusion":
             self.head: DiffusionHead | RegressionHead = DiffusionHead(config.diffusion, **sizes)
@@ -117,7 +129,11 @@ class CogACT:
         normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
         told = np.unique(windows.instruction_of[windows.samples])
         tokenizer = build_tokenizer([windows.instructions[number] for number in told])
-        model = _model(config, spec, tokenizer)
+        path = config.backbone.representation
+        model = _model(config, spec, tokenizer, None if path is None else Source.read(path))
+        tower = model.backbone.tower
+        if tower is not None and tower.strange:
+            logger.warning("words that the representation has never read: %s", ", ".join(tower.strange))
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
     @classmethod
@@ -127,7 +143,8 @@ class CogACT:
             if not (folder / name).is_file():
                 raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
         config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
-        model = _model(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)))
+        source = None if config.backbone.representation is None else Source.without_weights(folder / FOLDER)
+        model = _model(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)), source)
         try:
             load_model(model, folder / WEIGHTS)
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -137,12 +154,24 @@ class CogACT:
         (embodiment,) = normalizers.by_embodiment
         return cls(config, spec, normalizers=normalizers, embodiment=embodiment, model=model.eval())
 
+    @property
+    def representation(self) -> dict[str, str] | None:
+        """What the policy sees through: name, path and a hash of the weights, as they were before this training."""
+        tower = self.model.backbone.tower
+        return None if tower is None else dict(tower.about)
+
     def start_from(self, checkpoint: Path) -> None:
         """Take over the backbone of another checkpoint, as CogACT starts from OpenVLA's; the head stays new."""
         other = CogACT.load(checkpoint)
         if other.model.backbone.tokenizer.get_vocab() != self.model.backbone.tokenizer.get_vocab():
             raise UnderstudyError(
                 f"{checkpoint} knows other words than this dataset's instructions; train it on the same"
+            )
+        theirs, ours = other.representation, self.representation
+        if (theirs and theirs["weights"]) != (ours and ours["weights"]):
+            raise UnderstudyError(
+                f"{checkpoint} was trained with policy.backbone.representation={theirs and theirs['path']}, "
+                f"this is {ours and ours['path']}; give the same"
             )
         try:
             self.model.backbone.load_state_dict(other.model.backbone.state_dict())
@@ -157,6 +186,8 @@ class CogACT:
         save_model(self.model, str(folder / WEIGHTS))
         (folder / CONFIG).write_text(to_yaml(self.config))
         self.model.backbone.tokenizer.save(str(folder / TOKENIZER))
+        if self.model.backbone.tower is not None:
+            self.model.backbone.tower.save(folder / FOLDER)
         self.normalizers.save(folder / NORMALIZER)
         write_spec(folder, self.family, self.spec)
 
@@ -208,10 +239,14 @@ class CogACT:
         return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
 
 
-def _model(config: CogACTConfig, spec: PolicySpec, tokenizer: Tokenizer) -> CogACTModel:
-    cameras = tuple(camera.name for camera in spec.cameras)
+def _model(config: CogACTConfig, spec: PolicySpec, tokenizer: Tokenizer, source: Source | None) -> CogACTModel:
     return CogACTModel(
-        config, cameras=cameras, proprio_dim=spec.proprio_dim, action_dim=spec.action.dim, tokenizer=tokenizer
+        config,
+        cameras=tuple(camera.name for camera in spec.cameras),
+        proprio_dim=spec.proprio_dim,
+        action_dim=spec.action.dim,
+        tokenizer=tokenizer,
+        source=source,
     )
 
 

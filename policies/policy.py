@@ -19,7 +19,7 @@ POLICIES = {"cogact": "policies.cogact:CogACT"}
 """Family name → ``module:class``; the module is imported when the policy is made, not before.
 
 The class has ``config_class``, ``create(config, dataset_spec, windows)`` and ``load(folder)``; to be trained it also
-has ``model``, ``training_batch(batch)`` and ``save(folder)``.
+has ``model``, ``training_batch(batch)``, ``save(folder)`` and ``representation``, what it sees through, if anything.
 """
 
 SPEC_FILE = "policy_spec.json"

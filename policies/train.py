@@ -41,7 +41,8 @@ class TrainConfig:
     start_from: Path | None = None
     """a checkpoint whose backbone to begin with; none: random weights"""
     backbone_lr: float = 0.1
-    """learning rate of the backbone taken over by ``start_from``, in parts of that of the rest"""
+    """learning rate, in parts of that of the rest, of the backbone taken over by ``start_from``; without it, of a
+    representation that is not frozen"""
     resume: bool = False
     """go on where a stopped run in ``out`` was"""
     holdout: int = 0
@@ -79,13 +80,14 @@ def run(config: TrainConfig) -> Path:
         sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
     )
     batches = TrainingBatches(policy, windows, trainer, shift=config.shift)
+    taken_over = "backbone.tower.representation." if config.start_from is None else "backbone."
 
     def save() -> None:
         policy.save(config.out)
-        write_provenance(config, dataset)
+        write_provenance(config, dataset, representation=policy.representation)
 
     def lr_scale(name: str) -> float:
-        return config.backbone_lr if config.start_from is not None and name.startswith("backbone.") else 1.0
+        return config.backbone_lr if name.startswith(taken_over) else 1.0
 
     train(policy.model, batches, trainer, config.out, resume=config.resume, lr_scale=lr_scale, on_save=save)
     logger.info("checkpoint in %s", config.out)
@@ -139,8 +141,8 @@ class TrainingBatches:
         return self._policy.training_batch(self._windows.gather(frames, shift))
 
 
-def write_provenance(config: TrainConfig, dataset: Dataset) -> None:
-    """``provenance.json``: which data, which code, which settings made this checkpoint."""
+def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:
+    """``provenance.json``: which data, which code, which settings, which eyes made this checkpoint."""
     plain = {
         "data": {"path": str(config.data), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
         "tasks": sorted(
@@ -152,6 +154,7 @@ def write_provenance(config: TrainConfig, dataset: Dataset) -> None:
         ),
         "episodes": len(dataset.episodes) - config.holdout,
         "start_from": str(config.start_from) if config.start_from else None,
+        "representation": representation,
         "settings": {
             "policy": config.policy,
             "trainer": config.trainer,

@@ -11,11 +11,14 @@ from vla.config import build, load
 from vla.errors import UnderstudyError
 from vla.types import Observation, PolicySpec, Task
 
+SEEN = "policy.backbone.representation={representation}"
 FAMILIES = {
     "cogact": ("cogact", []),
     "cogact with an L1 head": ("cogact", ["policy=cogact_l1"]),
     "cogact with masked padding": ("cogact", ["policy.mask_padding=true"]),
     "cogact, z-scores": ("cogact", ["policy.normalization=zscore"]),
+    "cogact through a representation": ("cogact", [SEEN]),
+    "cogact through a representation, fine-tuned": ("cogact", [SEEN, "policy.backbone.freeze=false"]),
 }
 """Name → family and overrides of ``vla train``; every family of `POLICIES` is here."""
 
@@ -36,14 +39,26 @@ def dataset(tmp_path_factory):
     return open_dataset(run(CollectConfig(tasks=tasks, episodes=2, out=out, suite=suite, workers=0)))
 
 
+@pytest.fixture(scope="module")
+def representation(tmp_path_factory):
+    """What `vla pretrain` leaves, untrained and tiny."""
+    from vla.representation.load import Representation
+
+    folder = tmp_path_factory.mktemp("representation")
+    encoder = {"image_size": 32, "patch_size": 8, "width": 24, "depth": 1, "heads": 2}
+    Representation.create("voltron_cond", {"encoder": encoder}, ["press the button"]).save(folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def policy(request, dataset, tmp_path_factory):
+def policy(request, dataset, representation, tmp_path_factory):
     """An untrained policy of the family, as it comes back from its checkpoint."""
     import torch
 
     from policies.train import TrainConfig, training_windows
 
     family, overrides = FAMILIES[request.param]
+    overrides = [override.format(representation=representation) for override in overrides]
     folder = tmp_path_factory.mktemp("checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERSTUDY_CACHE", str(folder / "cache"))

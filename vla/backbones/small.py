@@ -10,12 +10,14 @@ state at COGNITION, a learned embedding, is the one token that the action head s
 Each camera is read by a ViT whose patch embedding is a stack of strided convolutions (Xiao et al. 2021, "Early
 convolutions help transformers see better": fewer steps to train from scratch). The words modulate that stem by FiLM
 (as OpenVLA-OFT's FiLM does in its vision encoder): without it a small model needs several times the data to bind
-the words to the objects.
+the words to the objects. A `Tower` that was trained before may stand in their place.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -46,6 +48,27 @@ class SmallVLMConfig:
     heads: int = 4
     max_words: int = 16
     """longest instruction, in tokens"""
+    representation: Path | None = None
+    """folder that `vla pretrain` wrote, to see through instead of convolutions and a ViT trained from scratch; then
+    ``patch_size`` and ``vision_depth`` say nothing, and ``merge`` must divide the side of its grid of tokens. Pictures
+    are kept at ``image_size`` and resized to its own from there: a smaller one loses detail, a larger one only takes
+    memory, so give the same (64 in both cpu presets, 224 in the papers')"""
+    freeze: bool = True
+    """keep the representation as it is; false: it learns on, at ``backbone_lr`` times the learning rate"""
+
+
+class Tower(Protocol):
+    """What may stand in place of the convolutions and the ViT: an ``nn.Module`` with these members."""
+
+    side: int
+    """of the grid of patches"""
+
+    def __call__(self, pictures: Tensor, words: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, H, W, 3] uint8, ``words`` [B, C], ``text`` [B, L] ids → patches [B, side², C], keypoints [B, 2 POINTS].
+
+        C is ``vision_width``; the ids are those of `SmallVLM.tokenize`.
+        """
+        ...
 
 
 def build_tokenizer(instructions: Sequence[str]) -> Tokenizer:
@@ -118,19 +141,20 @@ class ConvStem(nn.Module):
     def forward(self, images: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 3, H, W] in -1…1 → patches [B, H/patch * W/patch, width] and keypoints [B, 2 * POINTS] in -1…1."""
         x = self.look(self.patchify(images), condition)
-        points = self._points(self.heat(x))
+        points = expected_places(self.heat(x), self.sharpness)
         for stage in self.stages:
             x = stage(x, condition)
         return x.flatten(2).transpose(1, 2), points
 
-    def _points(self, heat: Tensor) -> Tensor:
-        """Where each heat map [B, K, H, W] is hot: [B, 2 K], columns first. In float32: coordinates are sums."""
-        height, width = heat.shape[-2:]
-        contrast = functional.layer_norm(heat.flatten(2).float(), (height * width,))
-        share = (contrast * self.sharpness).softmax(-1).unflatten(2, (height, width))
-        columns = share.sum(2) @ torch.linspace(-1, 1, width, device=heat.device)
-        rows = share.sum(3) @ torch.linspace(-1, 1, height, device=heat.device)
-        return torch.cat([columns, rows], dim=1)
+
+def expected_places(heat: Tensor, sharpness: Tensor) -> Tensor:
+    """Where each heat map [B, K, H, W] is hot: [B, 2 K] in -1…1, columns first. In float32: coordinates are sums."""
+    height, width = heat.shape[-2:]
+    contrast = functional.layer_norm(heat.flatten(2).float(), (height * width,))
+    share = (contrast * sharpness).softmax(-1).unflatten(2, (height, width))
+    columns = share.sum(2) @ torch.linspace(-1, 1, width, device=heat.device)
+    rows = share.sum(3) @ torch.linspace(-1, 1, height, device=heat.device)
+    return torch.cat([columns, rows], dim=1)
 
 
 def grid_positions(side: int, width: int) -> Tensor:
@@ -155,10 +179,15 @@ def mlp(inputs: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
 
 
-def _check(config: SmallVLMConfig) -> None:
+def _check(config: SmallVLMConfig, tower: Tower | None) -> None:
     if config.language_depth < 1:
         raise ValueError(f"language_depth must be at least 1, got {config.language_depth}")
-    if config.image_size % (config.patch_size * config.merge):
+    if tower is not None and tower.side % config.merge:
+        raise UnderstudyError(
+            f"policy.backbone.merge={config.merge} must divide the {tower.side} x {tower.side} tokens of the "
+            "representation: give another"
+        )
+    if tower is None and config.image_size % (config.patch_size * config.merge):
         raise ValueError(
             f"image_size {config.image_size} must be a multiple of patch_size * merge "
             f"= {config.patch_size * config.merge}"
@@ -176,20 +205,26 @@ class SmallVLM(nn.Module):
     """Images, words and proprio → one cognition token. 0.6 M parameters at the ``cpu`` preset."""
 
     def __init__(
-        self, config: SmallVLMConfig, *, cameras: Sequence[str], proprio_dim: int, tokenizer: Tokenizer
+        self,
+        config: SmallVLMConfig,
+        *,
+        cameras: Sequence[str],
+        proprio_dim: int,
+        tokenizer: Tokenizer,
+        tower: Tower | None = None,
     ) -> None:
         super().__init__()
-        _check(config)
-        self.config, self.cameras, self.tokenizer = config, tuple(cameras), tokenizer
+        _check(config, tower)
+        self.config, self.cameras, self.tokenizer, self.tower = config, tuple(cameras), tokenizer, tower
         self.width = config.language_width
-        side = config.image_size // config.patch_size
+        side = config.image_size // config.patch_size if tower is None else tower.side
         self.word_condition = nn.Embedding(tokenizer.get_vocab_size(), config.vision_width)
-        self.stem = ConvStem(config.vision_width, patch_size=config.patch_size, condition=config.vision_width)
-        self.register_buffer("position", grid_positions(side, config.vision_width), persistent=False)
+        if tower is None:
+            self.stem = ConvStem(config.vision_width, patch_size=config.patch_size, condition=config.vision_width)
+            self.register_buffer("position", grid_positions(side, config.vision_width), persistent=False)
         self.camera = nn.Parameter(0.02 * torch.randn(len(self.cameras), 1, config.vision_width))
-        self.vision = nn.ModuleList(
-            TransformerBlock(config.vision_width, config.heads) for _ in range(config.vision_depth)
-        )
+        depth = config.vision_depth if tower is None else 0
+        self.vision = nn.ModuleList(TransformerBlock(config.vision_width, config.heads) for _ in range(depth))
         joined = config.vision_width * config.merge**2
         self.projector = nn.Sequential(nn.LayerNorm(joined), mlp(joined, self.width))
         self.keypoints = mlp(2 * ConvStem.POINTS, self.width)
@@ -227,7 +262,7 @@ class SmallVLM(nn.Module):
     def forward(self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor) -> TokenGroup:
         """Camera → [B, H, W, 3] uint8, proprio [B, P] normalised, token ids [B, L] → the cognition token [B, 1, D]."""
         mask = text != self.tokenizer.token_to_id(PAD)
-        patches, points = self._see(images, self._words(text, mask))
+        patches, points = self._see(images, self._words(text, mask), text)
         seen = torch.cat(
             [
                 *(self.projector(merged(patch, self.config.merge)) for patch in patches),
@@ -249,12 +284,16 @@ class SmallVLM(nn.Module):
         weight = mask[..., None].float()
         return (self.word_condition(text) * weight).sum(1) / weight.sum(1)
 
-    def _see(self, images: Mapping[str, Tensor], words: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _see(self, images: Mapping[str, Tensor], words: Tensor, text: Tensor) -> tuple[list[Tensor], Tensor]:
         """For each camera, in order: patch features [B, N, C]; and keypoints [B, cameras, 2 K]."""
         cameras = len(self.cameras)
-        pixels = torch.cat([images[name] for name in self.cameras]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x, points = self.stem(pixels, words.repeat(cameras, 1))
-        x = x.unflatten(0, (cameras, -1)) + self.position + self.camera[:, None]
+        pictures, words = torch.cat([images[name] for name in self.cameras]), words.repeat(cameras, 1)
+        if self.tower is None:
+            x, points = self.stem(pictures.permute(0, 3, 1, 2).float() / 127.5 - 1, words)
+            x = x + self.position
+        else:
+            x, points = self.tower(pictures, words, text.repeat(cameras, 1))
+        x = x.unflatten(0, (cameras, -1)) + self.camera[:, None]
         x = x.flatten(0, 1)
         for block in self.vision:
             x = block(x)

@@ -48,6 +48,9 @@ class TrainerConfig:
     """steps of linear warm-up"""
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.01
+    """of matrices; biases, gains and other vectors are not decayed"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's"""
     grad_clip: float = 1.0
     ema: float = 0.999
     """largest decay of the weights' average, which is what gets saved; 0 keeps none"""
@@ -121,12 +124,16 @@ def train(
 def make_optimizer(
     model: nn.Module, config: TrainerConfig, lr_scale: Callable[[str], float] = lambda name: 1.0
 ) -> torch.optim.AdamW:
-    """AdamW with one group of parameters for each ``scale`` of the learning rate."""
-    groups: dict[float, list[nn.Parameter]] = {}
+    """AdamW over what is to be learned: a group for each ``scale`` of the learning rate, with and without decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(lr_scale(name), []).append(parameter)
-    scaled = [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
-    return torch.optim.AdamW(scaled, config.lr, weight_decay=config.weight_decay, fused=True)
+        if parameter.requires_grad:
+            groups.setdefault((lr_scale(name), parameter.ndim > 1), []).append(parameter)
+    scaled = [
+        {"params": parameters, "scale": scale, "weight_decay": config.weight_decay * decayed}
+        for (scale, decayed), parameters in groups.items()
+    ]
+    return torch.optim.AdamW(scaled, config.lr, betas=config.betas, fused=True)
 
 
 def average_of(model: nn.Module, config: TrainerConfig) -> AveragedModel | None:

@@ -1,0 +1,52 @@
+"""How much is asked: the whole suite, or a quick look with wider intervals."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Numbers of labels, steps, films and rollouts; ``seed``: of the heads."""
+
+    name: str
+    stills: int
+    test_stills: int
+    labels: tuple[int, ...]
+    head_steps: int
+    grasp_steps: int
+    films: int
+    demos: tuple[int, ...]
+    tasks: tuple[str, ...]
+    rollouts: int
+    policy_steps: int
+    seed: int = 0
+
+
+CONTROL_TASKS = ("tabletop/touch-red-cube", "tabletop/touch-yellow-cylinder")
+"""Where the thing lies is for the eyes to find: the button and the drawer stand where they stand in every scene."""
+
+FULL = Scale(
+    name="full",
+    stills=1000,
+    test_stills=400,
+    labels=(50, 200, 1000),
+    head_steps=600,
+    grasp_steps=300,
+    films=6,
+    demos=(5, 10, 25),
+    tasks=CONTROL_TASKS,
+    rollouts=100,
+    policy_steps=800,
+)
+QUICK = Scale(
+    name="quick",
+    stills=300,
+    test_stills=200,
+    labels=(50, 300),
+    head_steps=200,
+    grasp_steps=100,
+    films=2,
+    demos=(25,),
+    tasks=CONTROL_TASKS[:1],
+    rollouts=50,
+    policy_steps=400,
+)

@@ -1,0 +1,144 @@
+"""Whose eyes are measured: a checkpoint, its architecture before any training, or the pixels themselves.
+
+All give tokens [B, N, D] for heads that pool by attention, and vectors [B, E] for what is read off without training.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla.backbones.small import grid_positions
+from vla.data.frames import fit_image
+from vla.errors import UnderstudyError
+from vla.representation import load
+from vla.representation.encoder import patchify
+from vla.representation.load import WEIGHTS, Representation
+
+CHUNK = 256
+
+
+class Subject(Protocol):
+    """What a probe asks of eyes. ``key`` names them in the results: equal keys, equal features."""
+
+    name: str
+    key: str
+    image_size: int
+
+    def tokens(self, images: np.ndarray, text: Sequence[str] | None = None) -> Tensor:
+        """[B, H, W, 3] uint8 → [B, N, D] float16; ``text``: a caption each, for eyes that read."""
+        ...
+
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """[B, H, W, 3] uint8 → [B, E] float32, in the space that the eyes' own loss shapes."""
+        ...
+
+    @property
+    def reads(self) -> bool:
+        """Whether words change what is seen."""
+        ...
+
+
+class Pixels:
+    """The picture itself: patches of raw colours with their places, and all pixels as one vector."""
+
+    reads = False
+
+    def __init__(self, image_size: int = 64, patch_size: int = 8) -> None:
+        self.name, self.key, self.image_size = "raw pixels", f"pixels-{image_size}-{patch_size}", image_size
+        self._patch = patch_size
+        self._places = grid_positions(image_size // patch_size, 32)
+
+    def tokens(self, images: np.ndarray, text: Sequence[str] | None = None) -> Tensor:
+        """Each patch's colours in 0…1 and a sine of its place."""
+        patches = patchify(torch.from_numpy(fitted(images, self.image_size)), self._patch).float() / 255
+        return torch.cat([patches, self._places.expand(len(patches), -1, -1)], -1).half()
+
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """All colours, shrunk to 32 pixels a side."""
+        return fitted(images, 32).reshape(len(images), -1).astype(np.float32) / 255
+
+
+class Learned:
+    """A `Representation`, trained or not."""
+
+    def __init__(self, representation: Representation, *, name: str, key: str) -> None:
+        self.representation, self.name, self.key = representation, name, key
+        self.image_size = representation.image_size
+
+    @property
+    def reads(self) -> bool:
+        """Whether the encoder is conditioned on words; R3M's and SigLIP's are beside it."""
+        return self.representation.reads
+
+    @property
+    def scores_captions(self) -> bool:
+        """Whether it can say how well a caption tells what happens."""
+        return hasattr(self.representation.model, "score")
+
+    def tokens(self, images: np.ndarray, text: Sequence[str] | None = None) -> Tensor:
+        """Patches' tokens; with ``text``, those of the words behind them."""
+        given = text if self.reads else None
+        mode = "multimodal" if given is not None else "visual"
+        parts = [
+            self.representation.encode(
+                images[start : start + CHUNK], None if given is None else given[start : start + CHUNK], mode=mode
+            )
+            for start in range(0, len(images), CHUNK)
+        ]
+        longest = max(part.shape[1] for part in parts)  # batches may differ in their longest caption
+        return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, longest - p.shape[1])) for p in parts]).half().cpu()
+
+    def vectors(self, images: np.ndarray) -> np.ndarray:
+        """What the family's own loss compares."""
+        parts = [self.representation.embed(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+        return torch.cat(parts).cpu().numpy()
+
+
+def fitted(images: np.ndarray, size: int) -> np.ndarray:
+    """[B, H, W, 3] at ``size`` pixels a side."""
+    return images if images.shape[1:3] == (size, size) else np.stack([fit_image(image, size) for image in images])
+
+
+def subject(path: str) -> Subject:
+    """From a checkpoint's folder, ``random:FOLDER`` (its architecture with fresh weights) or ``pixels``."""
+    if path == "pixels":
+        return Pixels()
+    fresh, _, folder = path.rpartition(":")
+    if fresh not in ("", "random"):
+        raise UnderstudyError(f"a subject is a checkpoint's folder, random:FOLDER or pixels, got {path!r}")
+    representation = load.load(folder)
+    if not fresh:
+        digest = hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:12]
+        return Learned(representation, name=Path(folder).name, key=f"{representation.name}-{digest}")
+    return untrained(representation)
+
+
+def untrained(representation: Representation, *, seed: int = 0) -> Learned:
+    """The same architecture, drawn anew."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = representation.untrained()
+    fresh.model.eval()
+    kind = representation.config.encoder.kind
+    digest = hashlib.sha256(repr((representation.name, representation.config)).encode()).hexdigest()[:8]
+    return Learned(fresh, name=f"random init ({kind})", key=f"random-{kind}-{digest}-{seed}")
+
+
+def caption_scores(eyes: Subject, first: np.ndarray, later: np.ndarray, captions: Sequence[str]) -> np.ndarray | None:
+    """How well each of K captions tells what happens from ``first`` to ``later`` [B, H, W, 3]: [B, K], or ``None``.
+
+    V-Gen's likelihood, R3M's progress score, SigLIP's cosine; the other families have no such score.
+    """
+    if not isinstance(eyes, Learned) or not eyes.scores_captions:
+        return None
+    made = eyes.representation
+    text = made.captions.tokenize(captions).to(made.device)
+    pairs = np.stack([first, later], axis=1)
+    with torch.inference_mode():
+        parts = [made.model.score(made.prepare(pairs[start : start + 32]), text) for start in range(0, len(pairs), 32)]
+    return torch.cat(parts).float().cpu().numpy()
