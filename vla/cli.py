@@ -54,6 +54,11 @@ VERBS = {
     "compare": Verb(
         "sim.compare:main", "test whether one evaluation beats another", "vla compare outputs/eval-a outputs/eval-b"
     ),
+    "probe": Verb(
+        "sim.probe.command:main",
+        "measure what a representation is worth to a robot",
+        "vla probe outputs/pretrain --quick",
+    ),
     "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench"),
 }
 

@@ -21,7 +21,7 @@ from sim.suite import TEST_SEEDS, TRAIN_SEEDS
 from sim.tasks.tabletop import TASKS
 from vla.data.frames import cache_folder
 
-FORMAT = 1
+FORMAT = 2
 """Of what is kept; also to be raised when the scenes change."""
 FIRST_SEED = 600_000
 """Of the scenes to fit heads on."""

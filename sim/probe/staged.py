@@ -113,9 +113,9 @@ class StagedSuite:
 class Still:
     """A picture of the robot somewhere in a task, with what is in it; boxes are (x, y, w, h) as shares of the picture.
 
-    ``pose`` [2 + 3]: x and y of the target and the end effector's position [m], base frame; ``graspable`` [H, W]:
-    1 where an object's top is, 0 elsewhere, 2 for the robot itself; ``split``: whether the object stands free or near
-    another.
+    ``pose`` [2 * 4 + 3]: x and y of the four objects and the end effector's position [m], base frame; ``graspable``
+    [H, W]: 1 where an object's top is, 0 elsewhere, 2 for the robot itself; ``split``: whether the object stands free
+    or near another.
     """
 
     image: np.ndarray
@@ -143,7 +143,7 @@ def still(seed: int, view: View) -> Still | None:
     suite = staged.suite
     return Still(
         image=staged.observe().images[CAMERA],
-        pose=np.array([*suite.position(target)[:2], *suite.grip_position]),
+        pose=np.array([*np.ravel([suite.position(name)[:2] for name in OBJECTS]), *suite.grip_position]),
         graspable=_graspable(staged),
         box=np.array([left, top, right - left, bottom - top]) / (2 * LABEL_SIZE),
         words=f"the {target}",

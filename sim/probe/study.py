@@ -44,7 +44,7 @@ PROBLEMS = {
     ),
     "language": Problem(control.language, "one policy, told what to do", "success", end_to_end=True),
     "intent": Problem(moving.intent, "what is somebody about to do", "robot at 100%"),
-    "pose": Problem(pictures.pose, "where the end effector is", "MAP R² unseen look", shaken=True),
+    "pose": Problem(pictures.pose, "where the end effector is", "objects, MAP R²", shaken=True),
     "alignment": Problem(moving.alignment, "the same moment, person and robot", "τ", shaken=True),
     "retrieval": Problem(moving.retrieval, "the same task, person and robot", "mAP", shaken=True),
     "value": Problem(moving.value, "how far has it come", "Spearman with progress"),

@@ -43,6 +43,11 @@ class Subject(Protocol):
         ...
 
 
+def places(tokens: int) -> Tensor:
+    """A sine of each patch's place, [N, 32] float16."""
+    return grid_positions(round(tokens**0.5), 32).half()
+
+
 class Pixels:
     """The picture itself: patches of raw colours with their places, and all pixels as one vector."""
 
@@ -51,12 +56,11 @@ class Pixels:
     def __init__(self, image_size: int = 64, patch_size: int = 8) -> None:
         self.name, self.key, self.image_size = "raw pixels", f"pixels-{image_size}-{patch_size}", image_size
         self._patch = patch_size
-        self._places = grid_positions(image_size // patch_size, 32)
 
     def tokens(self, images: np.ndarray, text: Sequence[str] | None = None) -> Tensor:
         """Each patch's colours in 0…1 and a sine of its place."""
         patches = patchify(torch.from_numpy(fitted(images, self.image_size)), self._patch).float() / 255
-        return torch.cat([patches, self._places.expand(len(patches), -1, -1)], -1).half()
+        return torch.cat([patches, places(patches.shape[1]).expand(len(patches), -1, -1)], -1).half()
 
     def vectors(self, images: np.ndarray) -> np.ndarray:
         """All colours, shrunk to 32 pixels a side."""
@@ -91,7 +95,11 @@ class Learned:
             for start in range(0, len(images), CHUNK)
         ]
         longest = max(part.shape[1] for part in parts)  # batches may differ in their longest caption
-        return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, longest - p.shape[1])) for p in parts]).half().cpu()
+        found = torch.cat([torch.nn.functional.pad(p, (0, 0, 0, longest - p.shape[1])) for p in parts]).half().cpu()
+        if self.representation.config.encoder.kind == "vit":
+            return found
+        # a convolution does not know where it is, and a head that pools by attention would never learn it
+        return torch.cat([found, places(found.shape[1]).expand(len(found), -1, -1)], -1)
 
     def vectors(self, images: np.ndarray) -> np.ndarray:
         """What the family's own loss compares."""

@@ -9,7 +9,10 @@
 | SigLIP | Zhai et al. 2023, on pairs of frames and captions | an early and a late one |
 | autoencoder, forward model, temporal contrast | Misra et al. 2024 | a frame and one up to ``reach`` later |
 
-All see through a `FrameEncoder`, a mean over the patches and, where the paper has one, a linear layer.
+All see through a `FrameEncoder`, the maximum over the patches and, where the paper has one, a linear layer. The papers
+take the mean; on a table-top a hand fills a few patches of 64 and what it holds one, and the mean buries them: after
+some 20,000 pairs SigLIP named the right one of 21 captions in 6 % of the videos with the mean, in 26 % with the
+maximum.
 """
 
 from collections.abc import Mapping
@@ -113,7 +116,7 @@ class Embedder(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """One vector for each image, [B, E]."""
-        return self.encoder(images).mean(1)
+        return self.encoder(images).amax(1)
 
     def _embed_all(self, images: Tensor) -> Tensor:
         """[B, F, H, W, 3] → [B, F, E]."""
@@ -155,6 +158,9 @@ class R3M(Embedder):
         sizes = [2 * self.width + captions.width, *[config.reward_width] * config.reward_depth]
         hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
         self.reward = nn.Sequential(*hidden, nn.Linear(sizes[-1], 1))
+        self.norm_first, self.norm_change = nn.LayerNorm(self.width), nn.LayerNorm(self.width)
+        for layer in hidden[::2]:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Of quintets [B, 5, H, W, 3] and ``text`` [B, L]."""
@@ -174,7 +180,8 @@ class R3M(Embedder):
 
     def progress(self, first: Tensor, later: Tensor, words: Tensor) -> Tensor:
         """How far the action of ``words`` [..., W] has come from ``first`` to ``later``, both [..., D]: log-odds."""
-        return self.reward(torch.cat([first, later, words], -1)).squeeze(-1)
+        change = self.norm_change(later - first)
+        return self.reward(torch.cat([self.norm_first(first), change, words], -1)).squeeze(-1)
 
     def score(self, images: Tensor, captions: Tensor) -> Tensor:
         """How far each of ``captions`` [S, L] has come in ``images`` [B, 2, H, W, 3], first and later: [B, S]."""
@@ -238,10 +245,12 @@ class SigLIP(Embedder):
     def __init__(self, config: SigLIPConfig, *, captions: Captions) -> None:
         super().__init__(config.encoder)
         self.config, self.captions = config, captions
-        self.head = nn.Linear(2 * self.width, config.dim)
+        self.compare = nn.Sequential(nn.LayerNorm(2 * self.width), nn.Linear(2 * self.width, self.width), nn.GELU())
+        self.head = nn.Linear(self.width, config.dim)
         self.words = nn.Sequential(nn.Linear(captions.width, self.width), nn.GELU(), nn.Linear(self.width, config.dim))
+        self.norm = nn.LayerNorm(self.width)
         self.log_scale = nn.Parameter(torch.tensor(10.0).log())
-        self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.bias = nn.Parameter(torch.tensor(-3.0))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Of pairs [B, 2, H, W, 3] and ``text`` [B, L]; equal captions are right for each other's videos."""
@@ -257,8 +266,10 @@ class SigLIP(Embedder):
         return self.embed_video(images) @ self.embed_text(captions).T * self.log_scale.exp() + self.bias
 
     def embed_video(self, images: Tensor) -> Tensor:
-        """[B, 2, H, W, 3] → unit vectors [B, dim]."""
-        return functional.normalize(self.head(self._embed_all(images).flatten(1)).float(), dim=-1)
+        """[B, 2, H, W, 3] → unit vectors [B, dim]: patch by patch the later frame beside the first, then pooled."""
+        first, later = self.encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2]).unbind(1)
+        changes = self.compare(torch.cat([later, later - first], dim=-1))
+        return functional.normalize(self.head(self.norm(changes.amax(1))).float(), dim=-1)
 
     def embed_text(self, text: Tensor) -> Tensor:
         """[B, L] → unit vectors [B, dim]."""

@@ -17,7 +17,7 @@ from vla.data.frame_index import FrameIndex
 from vla.representation.families import family
 from vla.representation.load import Representation
 
-SMALLEST_CROP = 0.5
+SMALLEST_CROP = 0.8
 """Side of the smallest crop, in parts of the picture: R3M crops to a fifth of the area, which on a table-top leaves no
 hand in view."""
 JITTER = 0.2

@@ -43,6 +43,8 @@ class EncoderConfig:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"width {self.width} must be a multiple of 4 and of heads {self.heads}")
+        if self.kind == "resnet" and (self.width < 32 or self.patch_size not in (4, 8, 16, 32)):
+            raise ValueError(f"a ResNet needs a width of 32 or more and a patch_size of 4, 8, 16 or 32, got {self}")
 
     @property
     def tokens(self) -> int:
@@ -196,8 +198,6 @@ class ResNet(nn.Module):
         super().__init__()
         self.config = config
         doublings = config.patch_size.bit_length() - 2
-        if 2 ** (doublings + 1) != config.patch_size or doublings < 1:
-            raise ValueError(f"patch_size of a ResNet must be 4, 8, 16 or a larger power of two: {config.patch_size}")
         channels = [max(32, config.width >> (doublings - number)) for number in range(doublings + 1)]
         self.stem = nn.Conv2d(3, channels[0], 5, stride=2, padding=2)
         down = [ResidualBlock(a, b, stride=2) for a, b in pairwise(channels)]

@@ -54,6 +54,12 @@ def first_and_other(index: FrameIndex, clips: np.ndarray, epochs: np.ndarray, co
     return Draw(np.concatenate([five[:, :1], np.take_along_axis(five, 1 + epochs[:, None] % 4, 1)], 1), {})
 
 
+def first_and_late(index: FrameIndex, clips: np.ndarray, epochs: np.ndarray, config: Any) -> Draw:
+    """The first of the five with one of the last two, when something has happened: [B, 2]."""
+    five = index.quintets(clips, epochs // 2)
+    return Draw(np.concatenate([five[:, :1], np.take_along_axis(five, 3 + epochs[:, None] % 2, 1)], 1), {})
+
+
 def all_five(index: FrameIndex, clips: np.ndarray, epochs: np.ndarray, config: Any) -> Draw:
     """[B, 5]."""
     return Draw(index.quintets(clips, epochs), {})
@@ -132,7 +138,7 @@ FAMILIES = {
         "video and caption in one space",
         baselines.SigLIPConfig,
         lambda config, captions: baselines.SigLIP(config, captions=captions),
-        first_and_other,
+        first_and_late,
         reads=True,
         crops=True,
     ),

@@ -25,7 +25,7 @@ from vla.config import build, from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.errors import UnderstudyError, first_line
 from vla.representation.families import family, parameters
-from vla.representation.language import Captions, make_language, saved_language
+from vla.representation.language import TOKENIZER, Captions, make_language, saved_language
 from vla.representation.voltron import MaskedAutoencoder
 
 WEIGHTS, CONFIG, ABOUT = "model.safetensors", "config.yaml", "representation.json"
@@ -132,7 +132,20 @@ class Representation:
 def load(folder: str | Path) -> Representation:
     """Read what `Representation.save` wrote; raises `UnderstudyError` when anything is missing."""
     folder = Path(folder)
-    missing = [name for name in (ABOUT, CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if not (folder / WEIGHTS).is_file():
+        raise UnderstudyError(f"{folder} is no representation: it lacks {WEIGHTS}; make one with vla pretrain")
+    made = without_weights(folder)
+    try:
+        load_model(made.model, folder / WEIGHTS)
+    except (RuntimeError, OSError, SafetensorError) as error:
+        raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {first_line(error)}") from error
+    made.model.eval()
+    return made
+
+
+def without_weights(folder: Path) -> Representation:
+    """The architecture that a folder describes; whoever asks has to fill in the weights."""
+    missing = [name for name in (ABOUT, CONFIG) if not (folder / name).is_file()]
     if missing:
         raise UnderstudyError(
             f"{folder} is no representation: it lacks {', '.join(missing)}; make one with vla pretrain"
@@ -140,9 +153,8 @@ def load(folder: str | Path) -> Representation:
     name = json.loads((folder / ABOUT).read_text())["name"]
     made = family(name)
     config = from_yaml(made.config, folder / CONFIG)
-    try:
-        model = made.make(config, saved_language(config.language, folder) if made.reads else None)
-        load_model(model, folder / WEIGHTS)
-    except (RuntimeError, OSError, SafetensorError) as error:
-        raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {first_line(error)}") from error
-    return Representation(name, config, model.eval())
+    if made.reads and not (folder / TOKENIZER).is_file():
+        raise UnderstudyError(f"{folder} lacks {TOKENIZER}; copy the whole folder")
+    return Representation(
+        name, config, made.make(config, saved_language(config.language, folder) if made.reads else None)
+    )

@@ -211,4 +211,16 @@ def _write_provenance(config: PretrainConfig, corpus: "Corpus", index: "FrameInd
 
 
 def _joints(config: PretrainConfig, corpus: "Corpus") -> np.ndarray:
-    raise UnderstudyError("labels are not read yet")
+    """Keypoints [frames of the corpus, J, 2] in its pixels, from the labels beside simulated films."""
+    from vla.data.privileged import labels_of
+
+    if len(config.data) != 1:
+        raise UnderstudyError("a family that learns from keypoints takes one folder of films, made by vla human")
+    rows = []
+    for name, length in zip(corpus.names, corpus.lengths, strict=True):
+        labels = labels_of(config.data[0], Path(name).stem)
+        points, size = labels["keypoints_2d"], 2 * float(labels["camera_matrix"][0, 2])
+        if len(points) != length:
+            raise UnderstudyError(f"{name}: {len(points)} labels for {length} frames; give fps=10 and max_frames=200")
+        rows.append(points * (corpus.image_size / size))
+    return np.concatenate(rows).astype(np.float32)

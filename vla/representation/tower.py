@@ -32,12 +32,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vla.backbones.small import PAD, START, UNKNOWN, ConvStem, FiLM, expected_places
-from vla.config import from_yaml
 from vla.errors import UnderstudyError
 from vla.representation import language
-from vla.representation.families import family
 from vla.representation.language import Captions
-from vla.representation.load import ABOUT, CONFIG, WEIGHTS, Representation, load
+from vla.representation.load import ABOUT, CONFIG, WEIGHTS, Representation, load, without_weights
 
 FOLDER = "representation"
 FILES = (CONFIG, language.TOKENIZER, f"{language.ENCODER}/config.json")
@@ -71,11 +69,7 @@ class Source:
     def without_weights(cls, folder: Path) -> "Source":
         """From what `PretrainedTower.save` wrote; its weights are still to be loaded."""
         about = json.loads(_texts(folder, [ABOUT])[ABOUT])
-        files = _texts(folder, about.pop("files"))
-        made = family(about["name"])
-        config = from_yaml(made.config, folder / CONFIG)
-        captions = language.saved_language(config.language, folder) if made.reads else None
-        return cls(Representation(about["name"], config, made.make(config, captions)), about, files)
+        return cls(without_weights(folder), about, _texts(folder, about.pop("files")))
 
 
 def _texts(folder: Path, names: list[str]) -> dict[str, str]:

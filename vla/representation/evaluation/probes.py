@@ -80,16 +80,16 @@ def fit_ridge(features: np.ndarray, targets: np.ndarray, *, strengths: Sequence[
 
 
 def fit_pca(features: np.ndarray, width: int) -> Projection:
-    """The ``width`` directions in which training features [N, D] vary most."""
+    """The ``width`` directions in which training features [N, D] vary most.
+
+    Features that vary in fewer, as those of a collapsed representation, get zeros for the rest.
+    """
     features = np.asarray(features, dtype=np.float64)
     mean = features.mean(axis=0)
-    _, s, v = _thin_svd(features - mean)
-    if not 1 <= width <= len(s):
-        raise UnderstudyError(
-            f"{len(features)} samples of {features.shape[1]} features vary in {len(s)} directions; "
-            f"a width of {width} is not to be had"
-        )
-    return Projection(mean, v[:, :width].T)
+    _, _, v = _thin_svd(features - mean)
+    components = np.zeros((width, features.shape[1]))
+    components[: v.shape[1]] = v[:, :width].T
+    return Projection(mean, components)
 
 
 def regression_score(
