@@ -129,6 +129,22 @@ def test_captions_go_with_their_clips_and_the_table_is_only_read(films):
     assert torch.equal(source._text, before)
 
 
+def test_cycles_are_between_videos_of_one_caption(films):
+    corpus = corpus_of(films)
+    made = Representation.create("tcc", {"encoder": {"kind": "resnet", "image_size": 32, "width": 48}}, corpus.captions)
+    index = pretrain.index_of(corpus)
+    source = PretrainBatches(made, corpus, index=index, clips=np.arange(30), batch_size=6, seed=0)
+    seen = set()
+    for number in range(12):
+        clips = source._with_its_kind(int(source._order.order(number, 1)[0][0]), number)
+        captions = {corpus.captions[clip] for clip in clips}
+        assert len(captions) == 1
+        assert len(set(clips.tolist())) == 6
+        seen |= captions
+        assert source(number)["images"].shape[0] == 6
+    assert len(seen) == 3
+
+
 def test_frames_of_one_video_are_cropped_alike():
     images = np.random.default_rng(0).integers(0, 256, (3, 1, 32, 32, 3), dtype=np.uint8).repeat(4, axis=1)
     cropped = augmented(images, np.random.default_rng(1))

@@ -69,7 +69,8 @@ class TCCConfig:
     dim: int = 32
     frames: int = 20
     """of each video in a batch; XIRL has 40"""
-    temperature: float = 0.1
+    temperature: float = 0.01
+    """XIRL has 0.1, on an encoder that has seen ImageNet; from scratch that collapses to a constant"""
 
 
 @dataclass
@@ -226,7 +227,8 @@ class TCC(Embedder):
     def __init__(self, config: TCCConfig) -> None:
         super().__init__(config.encoder)
         self.config = config
-        self.head = nn.Linear(self.width, config.dim)
+        # without the norm all distances begin near 0, every frame is every other's neighbour, and nothing is learned
+        self.head = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, config.dim))
 
     def embed(self, images: Tensor) -> Tensor:
         """One vector for each image, [B, dim]."""

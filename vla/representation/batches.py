@@ -45,13 +45,23 @@ class PretrainBatches:
         self._corpus, self._index, self._clips, self._joints = corpus, index, clips, joints
         names = [corpus.names[clip] for clip in clips]
         self._order = FrameIndex(names, corpus.lengths[clips], seed=index.seed)  # of these clips alone; draws are alike
+        self._captions = np.array([corpus.captions[clip] for clip in clips])
         self._batch_size, self._seed = batch_size, seed
         self._text = _token_table(representation, corpus.captions) if self._family.reads else None
 
     def __call__(self, number: int) -> dict[str, Tensor]:
         """Batch ``number``: ``images`` [B, F, H, W, 3] and what else the family asks for."""
-        clips, epochs = self._order.order(number, self._batch_size)
+        clips, epochs = self._order.order(number, 1 if self._family.alike else self._batch_size)
+        if self._family.alike:
+            clips = self._with_its_kind(int(clips[0]), number)
+            epochs = np.repeat(epochs, len(clips))
         return self.of(self._clips[clips], epochs, crops=number if self._family.crops else None)
+
+    def _with_its_kind(self, clip: int, number: int) -> np.ndarray:
+        """``clip`` and others of the same caption; fewer when there are not so many."""
+        kind = np.flatnonzero(self._captions == self._captions[clip])
+        others = np.random.default_rng([0xA11E, number]).permutation(kind[kind != clip])
+        return np.concatenate([[clip], others[: self._batch_size - 1]])
 
     def of(self, clips: np.ndarray, epochs: np.ndarray, *, crops: int | None = None) -> dict[str, Tensor]:
         """The frames of ``clips`` [B] in ``epochs`` [B]; ``crops``: the number that decides the augmentation."""

@@ -30,7 +30,8 @@ class Family:
 
     ``make(config, captions)``: the model; ``draw(index, clips, epochs, config)``: the frames of a batch; ``reads``:
     whether captions go in; ``crops``: whether the paper augments by crops that all frames of a video share;
-    ``labels``: whether simulated or tracked keypoints are needed to train.
+    ``labels``: whether simulated or tracked keypoints are needed to train; ``alike``: whether a batch is of videos with
+    one caption.
     """
 
     about: str
@@ -40,6 +41,7 @@ class Family:
     reads: bool = False
     crops: bool = False
     labels: bool = False
+    alike: bool = False
 
 
 def one_of_five(index: FrameIndex, clips: np.ndarray, epochs: np.ndarray, config: Any) -> Draw:
@@ -133,6 +135,7 @@ FAMILIES = {
         lambda config, _: baselines.TCC(config),
         on_a_clock,
         crops=True,
+        alike=True,
     ),
     "siglip": Family(
         "video and caption in one space",

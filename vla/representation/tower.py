@@ -69,7 +69,8 @@ class Source:
     def without_weights(cls, folder: Path) -> "Source":
         """From what `PretrainedTower.save` wrote; its weights are still to be loaded."""
         about = json.loads(_texts(folder, [ABOUT])[ABOUT])
-        return cls(without_weights(folder), about, _texts(folder, about.pop("files")))
+        files = _texts(folder, about.pop("files"))
+        return cls(without_weights(folder), about, files)
 
 
 def _texts(folder: Path, names: list[str]) -> dict[str, str]:
