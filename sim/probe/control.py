@@ -189,9 +189,9 @@ def rollouts(student: Student, task: str, view: View, *, count: int, start: int 
 
 
 def control(eyes: Subject | None, scale: Scale, exogenous: bool) -> dict[str, Metric]:
-    """One policy for each task and number of demonstrations."""
+    """One policy for each task and number of demonstrations; under the distractor only for the largest."""
     view, found = View(exogenous=exogenous), {}
-    for demos in scale.demos:
+    for demos in scale.demos[-1:] if exogenous else scale.demos:
         hits = []
         for task in scale.tasks:
             shown = demonstrations(task, max(scale.demos), view, workers=default_workers())[:demos]

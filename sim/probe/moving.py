@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sim.probe.material import Films, films
 from sim.probe.record import Metric, mean, plain, rate
@@ -23,6 +25,8 @@ from vla.representation.evaluation.temporal import (
     trimmed_and_warped,
 )
 from vla.representation.evaluation.value import auroc, monotone_fraction, spearman
+from vla.representation.objectives import unigram_entropy
+from vla.representation.voltron import MaskedAutoencoder
 
 WIDTH = 32
 
@@ -180,6 +184,45 @@ def intent(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
         for column, share in enumerate(TIMES):
             found[f"{name} at {share:.0%}"] = mean(hits[:, column], chance=intent_chance(len(captions)))
     return found
+
+
+MASKS = 8
+"""Draws of the mask over which each film's reconstruction error is averaged."""
+
+
+def reading(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
+    """Does the right caption help to fill in what is masked? Beside another film's caption, under the same masks.
+
+    For V-Gen also how well it tells the films' captions, beside what the words' frequencies alone would give.
+    """
+    model, made = eyes.representation.model, eyes.representation
+    material = films("hand", scale.films, tier="T2", test=True, exogenous=exogenous)
+    first, last = material.frames[material.starts[:-1]], material.frames[material.starts[1:] - 1]
+    images = made.prepare(np.stack([first, last][-model.frames :], axis=1))
+    caption = material.caption
+    other = np.roll(caption, scale.films)  # films are in the order of their tasks
+    right, wrong = (_errors(model, images, made.captions.tokenize(words.tolist())) for words in (caption, other))
+    found = {
+        "gain of the right caption": mean(wrong - right, chance=0.0),
+        "error, right caption": plain(right.mean()),
+        "error, another's": plain(wrong.mean()),
+    }
+    if eyes.scores_captions:
+        scores = caption_scores(eyes, first, last, _captions(material))
+        own = scores[np.arange(len(caption)), [_captions(material).index(words) for words in caption]]
+        ids = made.captions.tokenize(caption.tolist())
+        guess = unigram_entropy(ids, made.captions.mask(ids), pad=made.captions.pad)
+        found["nats below the words' frequencies"] = mean(guess + own, chance=0.0)
+        found["nats a token"] = plain(-own.mean())
+    return found
+
+
+def _errors(model: MaskedAutoencoder, images: Tensor, text: Tensor) -> np.ndarray:
+    """Reconstruction error of each film [N], the mean over `MASKS` draws that are the same for every text."""
+    with torch.inference_mode(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = [model.reconstruct({"images": images}, text.to(images.device)).error for _ in range(MASKS)]
+    return torch.stack(draws).mean(0).cpu().numpy()
 
 
 def collapse(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:

@@ -27,13 +27,25 @@ Ask = Callable[[Any, Scale, bool], dict[str, Metric]]
 
 @dataclass(frozen=True)
 class Problem:
-    """One question. ``headline``: the metric that a table shows first; ``shaken``: also asked under the distractor."""
+    """One question. ``headline``: the metric that a table shows first; ``shaken``: also asked under the distractor.
+
+    ``of``: the subjects that have an answer.
+    """
 
     ask: Ask
     about: str
     headline: str
     shaken: bool = False
     end_to_end: bool = False
+    of: Callable[[Subject], bool] = lambda eyes: True
+
+
+def _scores_captions(eyes: Subject) -> bool:
+    return isinstance(eyes, Learned) and eyes.scores_captions
+
+
+def _reads(eyes: Subject) -> bool:
+    return eyes.reads
 
 
 PROBLEMS = {
@@ -43,11 +55,14 @@ PROBLEMS = {
         control.control, "frozen eyes, few demonstrations", "success 25 demos", shaken=True, end_to_end=True
     ),
     "language": Problem(control.language, "one policy, told what to do", "success", end_to_end=True),
-    "intent": Problem(moving.intent, "what is somebody about to do", "robot at 100%"),
+    "intent": Problem(moving.intent, "what is somebody about to do", "robot at 100%", of=_scores_captions),
     "pose": Problem(pictures.pose, "where the end effector is", "objects, MAP R²", shaken=True),
     "alignment": Problem(moving.alignment, "the same moment, person and robot", "τ", shaken=True),
     "retrieval": Problem(moving.retrieval, "the same task, person and robot", "mAP", shaken=True),
     "value": Problem(moving.value, "how far has it come", "Spearman with progress"),
+    "reading": Problem(
+        moving.reading, "the right caption fills in what is masked", "gain of the right caption", of=_reads
+    ),
     "collapse": Problem(moving.collapse, "do the vectors differ", "effective rank"),
 }
 END_TO_END = "end to end"
@@ -101,9 +116,7 @@ def plan(subjects: Sequence[Subject], problems: Sequence[str], *, exogenous: boo
     for name in problems:
         problem = PROBLEMS[name]
         for shaken in (False, True) if problem.shaken and exogenous else (False,):
-            who: list[Subject | None] = [*subjects, *[None] * problem.end_to_end]
-            if name == "intent":
-                who = [one for one in who if isinstance(one, Learned) and one.scores_captions]
+            who: list[Subject | None] = [*filter(problem.of, subjects), *[None] * problem.end_to_end]
             cells += [Asked(name, eyes, shaken) for eyes in who]
     return cells
 

@@ -172,6 +172,14 @@ def test_an_expert_in_the_head_would_succeed(monkeypatch):
     assert control.rollouts(Cheat(), "tabletop/touch-red-cube", View(), count=4).all()
 
 
+def test_the_right_caption_is_worth_nothing_to_eyes_that_learned_nothing(learned):
+    found = moving.reading(learned, TINY, False)
+    gain = found["gain of the right caption"]
+    assert abs(gain.value) < 0.02
+    assert len(gain.items) == 6
+    assert found["nats a token"].value > 2
+
+
 def test_caption_scores_are_of_those_that_have_them(learned):
     images = np.zeros((2, 64, 64, 3), np.uint8)
     assert caption_scores(learned, images, images, ["open the drawer", "press the button"]).shape == (2, 2)

@@ -152,7 +152,7 @@ class MaskedAutoencoder(nn.Module):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """``loss`` and its parts, of ``images`` [B, F, H, W, 3] uint8 and, with captions, ``text`` [B, L] ids."""
-        error = self._reconstruct(batch, batch.get("text")).error.mean()
+        error = self.reconstruct(batch, batch.get("text")).error.mean()
         return {"loss": error, "reconstruction": error}
 
     def encode(self, images: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ class MaskedAutoencoder(nn.Module):
             text = torch.full((batch, 1), self.captions.cls, device=device)
         return self.captions.contextual(text), self.captions.mask(text)
 
-    def _reconstruct(self, batch: Batch, text: Tensor | None, words: Tensor | None = None) -> Reconstruction:
+    def reconstruct(self, batch: Batch, text: Tensor | None, words: Tensor | None = None) -> Reconstruction:
         """Mask, encode, decode; ``words``: a caption for the decoder to continue."""
         config = self.config.encoder
         patches = patchify(batch["images"], config.patch_size)
@@ -224,7 +224,7 @@ class PoseAwareAutoencoder(MaskedAutoencoder):
         early: list[Tensor] = []
         hook = self.encoder.blocks[0].register_forward_hook(lambda _module, _inputs, output: early.append(output))
         try:
-            made = self._reconstruct(batch, batch.get("text"))
+            made = self.reconstruct(batch, batch.get("text"))
         finally:
             hook.remove()
         sizes = {"image_size": self.config.encoder.image_size, "patch_size": self.config.encoder.patch_size}
@@ -248,7 +248,7 @@ class CaptioningAutoencoder(MaskedAutoencoder):
         text = batch["text"]
         writes = torch.rand(len(text), device=text.device) < self.config.gen_ratio
         read = self.captions.blank(text, writes)
-        made = self._reconstruct(batch, read, self.captions.lexical(text))
+        made = self.reconstruct(batch, read, self.captions.lexical(text))
         said = objectives.caption_nll(made.logits, text, self.captions.mask(text), pad=self.captions.pad)
         caption = (said * writes).sum() / writes.sum().clamp(min=1)
         error = made.error.mean()
