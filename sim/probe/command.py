@@ -1,8 +1,8 @@
-"""``vla probe``: ask checkpoints, their random inits and the raw pixels the same questions.
+"""``vla probe``: ask checkpoints, networks that learned nothing and the raw pixels the same questions.
 
-A checkpoint is a folder that `vla pretrain` wrote. Its architecture with fresh weights and the raw pixels are asked
-along, and for control a policy that learns end to end. Every cell is kept in the folder ``--out``: run again to go on,
-or with more checkpoints to have them in one table.
+A checkpoint is a folder that `vla pretrain` wrote. A network of each kind of encoder among them with fresh weights and
+the raw pixels are asked along, and for control a policy that learns end to end. Every cell is kept in the folder
+``--out``: run again to go on, or with more checkpoints to have them in one table.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def _subjects(paths: Sequence[str], *, baselines: bool) -> list:
     named = [subject(path) for path in paths]
     learned = [one for one in named if isinstance(one, Learned)]
     first = {}
-    for one in learned:
-        first.setdefault(one.representation.config.encoder.kind, one)
+    for one in learned:  # one for each kind of encoder, with and without words: more would be asked the same
+        first.setdefault((one.representation.config.encoder.kind, one.reads, one.scores_captions), one)
     idle = [Pixels(), *(untrained(one.representation) for one in first.values())] if baselines else []
     return list({one.key: one for one in [*idle, *named]}.values())

@@ -1,11 +1,12 @@
 """What every representation is asked about: stills with labels, and films of people and robots. Made once, kept.
 
-Scenes to fit heads on are of the training seeds, far from those that `vla human` films for pre-training by default;
-scenes to be judged on are of the test seeds. No film or still of one is in the other.
+Scenes to fit heads on are of the training seeds, scenes to be judged on of the test seeds; no film or still of one is
+in the other. All are 64 pixels a side, and larger eyes get them enlarged.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from sim.suite import TEST_SEEDS, TRAIN_SEEDS
 from sim.tasks.tabletop import TASKS
 from vla.data.frames import cache_folder
 
-FORMAT = 2
+FORMAT = 3
 """Of what is kept; also to be raised when the scenes change."""
 FIRST_SEED = 600_000
 """Of the scenes to fit heads on."""
@@ -44,7 +45,7 @@ class Stills:
 class Films:
     """Films side by side: ``frames`` [sum of T, S, S, 3], of film *n* those from ``starts[n]`` to ``starts[n + 1]``.
 
-    ``task`` and ``caption`` [N]; ``progress`` [sum of T] 0…1; ``success`` [N]; ``point`` [sum of T, 3]: the fingers'.
+    ``task`` and ``caption`` [N]; ``progress`` [sum of T] 0…1; ``success`` [N].
     """
 
     frames: np.ndarray
@@ -53,7 +54,6 @@ class Films:
     caption: np.ndarray
     progress: np.ndarray
     success: np.ndarray
-    point: np.ndarray
 
     def __len__(self) -> int:
         return len(self.task)
@@ -122,7 +122,6 @@ def _films(
         "caption": np.array([one.caption for one in made]),
         "progress": np.concatenate([one.labels["progress"] for one in made]),
         "success": np.array([bool(one.labels["success"]) for one in made]),
-        "point": np.concatenate([one.labels["pinch_point"] for one in made]),
     }
 
 
@@ -139,7 +138,7 @@ def _kept(kind: str, settings: dict[str, Any], make: Callable[[], dict[str, np.n
     if not path.is_file():
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(f"{path}.part.npz")
+        part = Path(f"{path}.{os.getpid()}.part.npz")
         np.savez(part, **made)
         part.replace(path)
     with np.load(path, allow_pickle=False) as file:

@@ -25,7 +25,7 @@ from vla.representation.evaluation.temporal import (
     trimmed_and_warped,
 )
 from vla.representation.evaluation.value import auroc, monotone_fraction, spearman
-from vla.representation.objectives import unigram_entropy
+from vla.representation.objectives import unigram_nll
 from vla.representation.voltron import MaskedAutoencoder
 
 WIDTH = 32
@@ -77,16 +77,16 @@ def alignment(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]
         "τ shuffled (control)": mean(mixed, chance=0.0),
     }
     alike = looked(eyes, make("hand", tier="T1"), project)
-    found["τ same scene"] = mean([kendall_tau(a, b) for a, b in _pairs(alike, robot, scale)], chance=0.0)
+    found["τ same scene"] = mean([kendall_tau(a, b) for a, b in _pairs(alike, robot, scale, shift=0)], chance=0.0)
     return found
 
 
-def _pairs(person: Looked, robot: Looked, scale: Scale) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Films of the same task, each with the next scene's of the other embodiment, warped."""
+def _pairs(person: Looked, robot: Looked, scale: Scale, *, shift: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Films of the same task, each with that of the other embodiment ``shift`` scenes on, warped."""
     found = []
     for number, features in enumerate(person.features):
         task, place = divmod(number, scale.films)
-        other = robot.features[task * scale.films + (place + 1) % scale.films]
+        other = robot.features[task * scale.films + (place + shift) % scale.films]
         warps = [np.random.default_rng([0x3A8B, number, side]) for side in range(2)]
         a, b = (
             one[trimmed_and_warped(len(one), rng)] if len(one) >= 8 else one
@@ -155,14 +155,16 @@ def value(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
         ends.append(worth[-1] - worth[0])
         other = -np.linalg.norm(failed.features[number] - goals[number], axis=1)
         lost.append(other[-1] - other[0])
-    kept = person.films.success & ~failed.films.success
-    wins = [(a > b) + 0.5 * (a == b) for a, b in zip(np.array(ends)[kept], np.array(lost)[kept], strict=True)]
-    return {
+    found = {
         "Spearman with progress": mean(np.nan_to_num(rank), chance=0.0),
         "steps that rise": mean(rises, chance=0.5),
-        "success above its failure": mean(wins, chance=0.5),
-        "AUROC success against failure": plain(auroc(np.array(ends)[kept], np.array(lost)[kept])),
     }
+    kept = person.films.success & robot.films.success & ~failed.films.success
+    if kept.any():
+        won, gone = np.array(ends)[kept], np.array(lost)[kept]
+        found["success above its failure"] = mean((won > gone) + 0.5 * (won == gone), chance=0.5)
+        found["AUROC success against failure"] = plain(auroc(won, gone))
+    return found
 
 
 def intent(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
@@ -208,11 +210,12 @@ def reading(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
         "error, another's": plain(wrong.mean()),
     }
     if eyes.scores_captions:
-        scores = caption_scores(eyes, first, last, _captions(material))
-        own = scores[np.arange(len(caption)), [_captions(material).index(words) for words in caption]]
+        captions = _captions(material)
+        own = caption_scores(eyes, first, last, captions)[np.arange(len(caption)), [captions.index(c) for c in caption]]
         ids = made.captions.tokenize(caption.tolist())
-        guess = unigram_entropy(ids, made.captions.mask(ids), pad=made.captions.pad)
+        guess = unigram_nll(ids, made.captions.mask(ids), pad=made.captions.pad).numpy()
         found["nats below the words' frequencies"] = mean(guess + own, chance=0.0)
+        found["nats a token by the words' frequencies"] = plain(guess.mean())
         found["nats a token"] = plain(-own.mean())
     return found
 

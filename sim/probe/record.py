@@ -36,11 +36,9 @@ def rate(hits: Sequence[bool] | np.ndarray, *, chance: float | None = None) -> M
     return Metric(float(hits.mean()), *wilson(int(hits.sum()), len(hits)), chance=chance, items=_items(hits))
 
 
-def mean(
-    values: Sequence[float] | np.ndarray, *, chance: float | None = None, groups: np.ndarray | None = None
-) -> Metric:
-    """A mean with a bootstrap interval over its items (or over groups of them)."""
-    found = bootstrap_interval(values, groups=groups)
+def mean(values: Sequence[float] | np.ndarray, *, chance: float | None = None) -> Metric:
+    """A mean with a bootstrap interval over its items."""
+    found = bootstrap_interval(values)
     return Metric(found.estimate, found.low, found.high, chance=chance, items=_items(values))
 
 

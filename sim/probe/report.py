@@ -15,8 +15,10 @@ from sim.report_charts import interval_bar
 from sim.report_markup import Markup, document, el
 
 LEGEND = (
-    "▲ better than random init and than raw pixels, paired on the same items, at the 95 % level; "
-    "△ better than random init only; = not better than random init; ▼ worse than random init."
+    "▲ better than every random init and than raw pixels, paired on the same items, at the 95 % level; "
+    "△ better than random init, not than raw pixels (or these were not asked); = not better than random init; "
+    "▼ worse than random init. Intervals are over test items, of one training; nothing is corrected for how many "
+    "cells there are."
 )
 MARKS = {"both": "▲", "random": "△", "not better": "=", "worse": "▼", "": ""}
 
@@ -28,7 +30,7 @@ def baselines(cells: Sequence[Cell]) -> tuple[list[str], list[str]]:
 
 
 def marked(cell: Cell, cells: Sequence[Cell]) -> tuple[str, list[Verdict]]:
-    """How the cell's headline stands beside those of the baselines in its column; the best random init counts."""
+    """How the cell's headline stands beside those of the baselines in its column: it has to beat all of them."""
     randoms, pixels = baselines(cells)
     if cell.key in (*randoms, *pixels, "end-to-end") or cell.problem == "collapse":
         return "", []
@@ -45,9 +47,9 @@ def marked(cell: Cell, cells: Sequence[Cell]) -> tuple[str, list[Verdict]]:
     found = [[verdict for verdict in verdicts if verdict is not None] for verdicts in beside]
     if not found[0]:
         return "", []
-    words = [min((verdict.word for verdict in verdicts), key=_order, default="better") for verdicts in found]
-    both = words[0] == "better" and words[1] == "better"
-    mark = "both" if both else "random" if words[0] == "better" else words[0]
+    beats_random = min((verdict.word for verdict in found[0]), key=_order)
+    beats_pixels = bool(found[1]) and all(verdict.word == "better" for verdict in found[1])
+    mark = beats_random if beats_random != "better" else "both" if beats_pixels else "random"
     return MARKS[mark], [verdict for verdicts in found for verdict in verdicts]
 
 
@@ -65,9 +67,9 @@ def tell(cells: Sequence[Cell], console: Console) -> None:
     """The headlines, a row for each subject and a column for each problem."""
     columns = list(dict.fromkeys(cell.column for cell in cells))
     table = Table("", *columns, title="probe", title_justify="left")
-    by_place = {(cell.subject, cell.column): cell for cell in cells}
-    for subject in dict.fromkeys(cell.subject for cell in cells):
-        row = [by_place.get((subject, column)) for column in columns]
+    by_place = {(cell.key, cell.column): cell for cell in cells}
+    for key, subject in {cell.key: cell.subject for cell in cells}.items():
+        row = [by_place.get((key, column)) for column in columns]
         table.add_row(subject, *(_told(cell, cells) for cell in row))
     console.print(table)
     for cell in {cell.column: cell for cell in cells}.values():

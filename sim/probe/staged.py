@@ -1,7 +1,7 @@
 """The table-top suite's physics, seen in a look of the scene's own: colours, lights, camera, and what moves by itself.
 
-Training scenes and test scenes come from disjoint seeds; a look that is *unseen* also has a camera that stands farther
-off than any in training.
+Training scenes and test scenes come from disjoint seeds; in a look that is *unseen* the camera strays farther than in
+those that heads are fitted on.
 """
 
 from collections.abc import Callable

@@ -1,28 +1,35 @@
 """The probe as a table of cells: one problem, one subject, one scale; each is kept as soon as it is known.
 
-A cell's file is named after the subject's features, so that a checkpoint that was trained further is asked anew, and
-one that was only copied is not.
+A cell's file is named after the subject's features and the scale of the questions, so that a checkpoint that was
+trained further is asked anew, and one that was only copied is not.
 """
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from sim.probe import control, moving, pictures
+from sim.probe.material import FORMAT as MATERIAL
 from sim.probe.record import Metric
 from sim.probe.scale import Scale
 from sim.probe.subjects import Learned, Subject
 
-FORMAT = 1
+FORMAT = 2
 """Of the cells; to be raised when a problem asks something else."""
 
 logger = logging.getLogger(__name__)
 
 Ask = Callable[[Any, Scale, bool], dict[str, Metric]]
+
+
+def _everybody(eyes: Subject) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Problem:
     headline: str
     shaken: bool = False
     end_to_end: bool = False
-    of: Callable[[Subject], bool] = lambda eyes: True
+    of: Callable[[Subject], bool] = _everybody
 
 
 def _scores_captions(eyes: Subject) -> bool:
@@ -56,7 +63,7 @@ PROBLEMS = {
     ),
     "language": Problem(control.language, "one policy, told what to do", "success", end_to_end=True),
     "intent": Problem(moving.intent, "what is somebody about to do", "robot at 100%", of=_scores_captions),
-    "pose": Problem(pictures.pose, "where the end effector is", "objects, MAP R²", shaken=True),
+    "pose": Problem(pictures.pose, "where the objects and the hand are", "objects, MAP R²", shaken=True),
     "alignment": Problem(moving.alignment, "the same moment, person and robot", "τ", shaken=True),
     "retrieval": Problem(moving.retrieval, "the same task, person and robot", "mAP", shaken=True),
     "value": Problem(moving.value, "how far has it come", "Spearman with progress"),
@@ -116,16 +123,29 @@ def plan(subjects: Sequence[Subject], problems: Sequence[str], *, exogenous: boo
     for name in problems:
         problem = PROBLEMS[name]
         for shaken in (False, True) if problem.shaken and exogenous else (False,):
-            who: list[Subject | None] = [*filter(problem.of, subjects), *[None] * problem.end_to_end]
+            able = [*filter(problem.of, subjects)] if problem.of is not _everybody else _without_doubles(subjects)
+            who: list[Subject | None] = [*able, *[None] * problem.end_to_end]
             cells += [Asked(name, eyes, shaken) for eyes in who]
     return cells
+
+
+def _without_doubles(subjects: Sequence[Subject]) -> list[Subject]:
+    """One random init for each kind of encoder: of pictures alone, one with words knows no more than one without."""
+    found: dict[str, Subject] = {}
+    for one in subjects:
+        kind = one.key
+        if isinstance(one, Learned) and one.key.startswith("random-"):
+            kind = f"random-{one.representation.config.encoder.kind}"
+        found.setdefault(kind, one)
+    return list(found.values())
 
 
 def answered(asked: Sequence[Asked], scale: Scale, folder: Path) -> Iterator[Cell]:
     """Every cell in order: read if it is there, else found out and written."""
     folder.mkdir(parents=True, exist_ok=True)
+    version = sha256(repr((FORMAT, MATERIAL, scale)).encode()).hexdigest()[:6]
     for one in asked:
-        path = folder / f"{one.key}-{one.problem}{'-distractor' * one.exogenous}-{scale.name}.json"
+        path = folder / f"{one.key}-{one.problem}{'-distractor' * one.exogenous}-{scale.name}-{version}.json"
         cell = _read(path)
         if cell is None:
             began = perf_counter()
@@ -139,7 +159,7 @@ def answered(asked: Sequence[Asked], scale: Scale, folder: Path) -> Iterator[Cel
 def _write(path: Path, cell: Cell) -> None:
     metrics = {name: metric.to_dict() for name, metric in cell.metrics.items()}
     plain = {**asdict(cell), "metrics": metrics, "format": FORMAT, "seconds": round(cell.seconds, 1)}
-    part = path.with_suffix(".part")
+    part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(json.dumps(plain, ensure_ascii=False) + "\n", encoding="utf-8")
     part.replace(path)
 

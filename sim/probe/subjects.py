@@ -17,7 +17,7 @@ from vla.data.frames import fit_image
 from vla.errors import UnderstudyError
 from vla.representation import load
 from vla.representation.encoder import patchify
-from vla.representation.load import WEIGHTS, Representation
+from vla.representation.load import Representation
 
 CHUNK = 256
 
@@ -27,14 +27,13 @@ class Subject(Protocol):
 
     name: str
     key: str
-    image_size: int
 
     def tokens(self, images: np.ndarray, text: Sequence[str] | None = None) -> Tensor:
         """[B, H, W, 3] uint8 → [B, N, D] float16; ``text``: a caption each, for eyes that read."""
         ...
 
     def vectors(self, images: np.ndarray) -> np.ndarray:
-        """[B, H, W, 3] uint8 → [B, E] float32, in the space that the eyes' own loss shapes."""
+        """[B, H, W, 3] uint8 → [B, E] float32, one vector for each picture."""
         ...
 
     @property
@@ -121,9 +120,19 @@ def subject(path: str) -> Subject:
         raise UnderstudyError(f"a subject is a checkpoint's folder, random:FOLDER or pixels, got {path!r}")
     representation = load.load(folder)
     if not fresh:
-        digest = hashlib.sha256((Path(folder) / WEIGHTS).read_bytes()).hexdigest()[:12]
-        return Learned(representation, name=Path(folder).name, key=f"{representation.name}-{digest}")
+        key = f"{representation.name}-{_digest(representation)}"
+        return Learned(representation, name=Path(folder).name, key=key)
     return untrained(representation)
+
+
+def _digest(representation: Representation) -> str:
+    """Of all that decides the features: settings, vocabulary and weights."""
+    told = hashlib.sha256(repr((representation.name, representation.config)).encode())
+    if representation.captions is not None:
+        told.update(representation.captions.tokenizer.to_str().encode())
+    for name, tensor in representation.model.state_dict().items():
+        told.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return told.hexdigest()[:12]
 
 
 def untrained(representation: Representation, *, seed: int = 0) -> Learned:
@@ -133,14 +142,13 @@ def untrained(representation: Representation, *, seed: int = 0) -> Learned:
         fresh = representation.untrained()
     fresh.model.eval()
     kind = representation.config.encoder.kind
-    digest = hashlib.sha256(repr((representation.name, representation.config)).encode()).hexdigest()[:8]
-    return Learned(fresh, name=f"random init ({kind})", key=f"random-{kind}-{digest}-{seed}")
+    return Learned(fresh, name=f"random init ({representation.name}, {kind})", key=f"random-{_digest(fresh)}")
 
 
 def caption_scores(eyes: Subject, first: np.ndarray, later: np.ndarray, captions: Sequence[str]) -> np.ndarray | None:
     """How well each of K captions tells what happens from ``first`` to ``later`` [B, H, W, 3]: [B, K], or ``None``.
 
-    V-Gen's likelihood, R3M's progress score, SigLIP's cosine; the other families have no such score.
+    V-Gen's likelihood, R3M's progress score, SigLIP's logit; the other families have no such score.
     """
     if not isinstance(eyes, Learned) or not eyes.scores_captions:
         return None

@@ -1,6 +1,5 @@
 """Is it better than eyes that learned nothing? Paired on the same items, as one word, for a table."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +36,3 @@ def compared(metric: Metric, baseline: Metric) -> Verdict | None:
     # the items of errors are negated, so that more is always better here
     word = verdict(difference).replace(" than", "")
     return Verdict(word, difference.estimate, difference.low, difference.high)
-
-
-def beats_all(metric: Metric, baselines: Sequence[Metric]) -> bool:
-    """Whether it is better than every one of them."""
-    found = [compared(metric, baseline) for baseline in baselines]
-    return bool(found) and all(one is not None and one.word == "better" for one in found)

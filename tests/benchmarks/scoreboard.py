@@ -8,6 +8,7 @@ anew. Run it with nothing else on the machine, or the budgets are not equal.
 
 import json
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def settings(method: str, data: Path, out: Path, *, steps: int, seed: int) -> pr
 def steps_for(method: str, data: Path, work: Path, *, minutes: float) -> int:
     """How many steps of this method fit into ``minutes`` on this machine."""
     folder = work / "calibration" / method
-    if not (folder / "metrics.jsonl").is_file():
+    if not (folder / "done").is_file():
+        shutil.rmtree(folder, ignore_errors=True)
         pretrain.run(settings(method, data, folder, steps=CALIBRATION, seed=0))
+        (folder / "done").touch()
     rate = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["samples_per_s"]
     return max(10, round(60 * minutes * rate / BATCHES.get(method, 64)))
 
@@ -76,7 +79,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--work", type=Path, default=Path("outputs/scoreboard"))
     given = arguments.parse_args(argv)
     data = films(given.work, given.clips, exogenous=given.distractor)
-    cells = [(method, 0) for method in given.methods]
+    cells = [(method, 0) for method in dict.fromkeys([*given.methods, *given.best])]
     cells += [(method, seed) for seed in range(1, given.seeds) for method in given.best]
     folders = [trained(method, data, given.work, minutes=given.minutes, seed=seed) for method, seed in cells]
     out = given.work / f"probe-{data.name}"

@@ -34,10 +34,10 @@ def test_caption_likelihood_of_a_uniform_guess_and_of_padding_after_the_end():
     assert o.caption_nll(certain, ids, mask, pad=0)[0] == pytest.approx(math.log(7) / 3, rel=1e-4)
 
 
-def test_unigram_entropy_counts_what_the_likelihood_counts():
+def test_the_frequencies_count_what_the_likelihood_counts():
     ids = torch.tensor([[2, 5, 3, 0], [2, 6, 3, 0]])  # followers: 5, 3, 0 and 6, 3, 0
-    share = torch.tensor([1 / 6, 1 / 6, 2 / 6, 2 / 6])
-    assert o.unigram_entropy(ids, ids != 0, pad=0) == pytest.approx(float(-(share * share.log()).sum()))
+    each = -(math.log(1 / 6) + math.log(2 / 6) + math.log(2 / 6)) / 3
+    assert o.unigram_nll(ids, ids != 0, pad=0).tolist() == pytest.approx([each, each])
 
 
 def test_time_contrast_by_hand():

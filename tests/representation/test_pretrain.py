@@ -13,7 +13,7 @@ from vla.data.corpus import open_corpus
 from vla.data.video import encode_mp4
 from vla.errors import UnderstudyError
 from vla.representation import pretrain
-from vla.representation.batches import PretrainBatches, augmented
+from vla.representation.batches import PretrainBatches, augmented, kinds_of
 from vla.representation.families import FAMILIES
 from vla.representation.load import Representation
 from vla.representation.load import load as load_representation
@@ -136,13 +136,21 @@ def test_cycles_are_between_videos_of_one_caption(films):
     source = PretrainBatches(made, corpus, index=index, clips=np.arange(30), batch_size=6, seed=0)
     seen = set()
     for number in range(12):
-        clips = source._with_its_kind(int(source._order.order(number, 1)[0][0]), number)
+        clips = source._one_kind(number)
         captions = {corpus.captions[clip] for clip in clips}
         assert len(captions) == 1
         assert len(set(clips.tolist())) == 6
         seen |= captions
         assert source(number)["images"].shape[0] == 6
     assert len(seen) == 3
+    assert [kind.tolist() for kind in kinds_of(["a", "b", "a", "c"])] == [[0, 2]]  # nobody to compare b and c with
+    assert [kind.tolist() for kind in kinds_of(["a", "b", "c"])] == [[0, 1, 2]]
+    alone = Representation.create(
+        "tcc", {"encoder": {"kind": "resnet", "image_size": 32, "width": 48}}, corpus.captions
+    )
+    frames = [source(number)["times"] for number in range(2)]
+    assert not torch.equal(*frames)
+    assert torch.isfinite(alone.model(source(0)))
 
 
 def test_frames_of_one_video_are_cropped_alike():

@@ -9,7 +9,8 @@ has no fingers, and behind the camera), ``hand_pose`` [T, 7] (xyz, wxyz), ``pinc
 ``contact`` [T], and ``exogenous_position`` [T, 3] where something moves by itself. For all of it: ``object_names`` [n],
 ``phase_names``, ``camera_matrix`` [3, 3], ``success``.
 
-No loader of training data may import this module: a learner from video has the pictures and the words, nothing else.
+No loader of videos may import this module: a learner from video has the pictures and the words, nothing else. The one
+exception is `vla.representation.pretrain`, for PAAT, which learns from keypoints and says so.
 """
 
 import json

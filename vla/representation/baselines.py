@@ -1,4 +1,4 @@
-"""The other ways to learn to see from video, on the same frames and the same encoders as Voltron.
+"""The other ways to learn to see from video, on the same videos as Voltron, and frames of the same locked index.
 
 | family | source | frames of a video |
 |---|---|---|
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vla.errors import UnderstudyError
 from vla.representation import objectives
 from vla.representation.encoder import EncoderConfig, FrameEncoder
 from vla.representation.language import Captions, LanguageConfig
@@ -38,7 +39,7 @@ class ContrastConfig:
     negatives: int = 3
     """frames of other videos for each of this one"""
     norm_penalty: float = 1e-5
-    """weight of the mean absolute and of the mean square entry of the embedding"""
+    """weight of the embedding's L1 and L2 norms"""
 
 
 @dataclass
@@ -126,14 +127,17 @@ class Embedder(nn.Module):
 
 def other_videos(batch: int, count: int, *, device: torch.device | None = None) -> Tensor:
     """For each row of a batch ``count`` other rows, [B, count]."""
+    if batch < 2:
+        raise UnderstudyError("telling videos apart takes at least two in a batch; raise trainer.batch_size")
     count = min(count, batch - 1)
     offsets = 1 + torch.rand(batch, batch - 1, device=device).argsort(1)[:, :count]
     return (torch.arange(batch, device=device)[:, None] + offsets) % batch
 
 
 def size_penalty(z: Tensor) -> Tensor:
-    """Mean absolute entry plus root mean square entry of embeddings [..., E]."""
-    return z.abs().mean() + z.square().mean(-1).clamp(min=1e-12).sqrt().mean()
+    """L1 plus L2 norm of embeddings [..., E], the mean over them (R3M, VIP)."""
+    z = z.float()
+    return z.abs().sum(-1).mean() + z.square().sum(-1).clamp(min=1e-12).sqrt().mean()
 
 
 class TCN(Embedder):
@@ -151,7 +155,12 @@ class TCN(Embedder):
 
 
 class R3M(Embedder):
-    """Time contrast, and a caption's progress scored from the first and a later frame."""
+    """Time contrast, and a caption's progress scored from the first and a later frame.
+
+    Unlike the released code, the score's MLP is given the change from the first frame instead of the later frame, both
+    normalised: the same information, but from scratch the change is a hundredth of the picture and would not be seen.
+    The score is a log-odds without a sigmoid.
+    """
 
     def __init__(self, config: R3MConfig, *, captions: Captions) -> None:
         super().__init__(config.encoder)
@@ -256,9 +265,12 @@ class SigLIP(Embedder):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Of pairs [B, 2, H, W, 3] and ``text`` [B, L]; equal captions are right for each other's videos."""
-        text = batch["text"]
-        video, words = self.embed_video(batch["images"]), self.embed_text(text)
-        same = (text[:, None] == text[None]).all(-1)
+        told = self.captions.mask(batch["text"]).sum(1) > 1
+        images, text = batch["images"], batch["text"]
+        if told.any():  # a video that nobody described is nobody's match
+            images, text = images[told], text[told]
+        video, words = self.embed_video(images), self.embed_text(text)
+        same = (text[:, None] == text[None]).all(-1) & told.any()
         pairs = {"scale": self.log_scale.exp(), "bias": self.bias}
         loss = objectives.pairwise_sigmoid(video, words, same=same, **pairs)
         return {"loss": loss, "pairs": loss}
@@ -281,7 +293,7 @@ class SigLIP(Embedder):
 
 
 class Latent(Embedder):
-    """An embedding of its own below the mean over the patches."""
+    """An embedding of its own below the maximum over the patches."""
 
     def __init__(self, config: LatentConfig) -> None:
         super().__init__(config.encoder)
@@ -308,6 +320,8 @@ class PixelDecoder(nn.Module):
 
     def __init__(self, dim: int, *, image_size: int) -> None:
         super().__init__()
+        if image_size % 16:
+            raise UnderstudyError(f"drawing pictures needs encoder.image_size to be a multiple of 16, got {image_size}")
         self.side = image_size // 16
         self.start = nn.Linear(dim, 128 * self.side**2)
         channels = [128, 64, 32, 32]

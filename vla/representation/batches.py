@@ -1,7 +1,8 @@
 """Batches to learn a representation from: which videos, which of their frames, which words.
 
-Batch *n* is a pure function of the corpus, the seed and *n*. All families, under all seeds, walk through the videos in
-the same order and see frames of the same data-locked index; those that augment do it after that, by the seed.
+Batch *n* is a pure function of the corpus, the seed and *n*. Families see frames of the same data-locked index, in the
+same order of videos under all seeds (but for TCC, whose batches are of one caption); those that augment do it after
+that, by the seed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,23 +46,25 @@ class PretrainBatches:
         self._corpus, self._index, self._clips, self._joints = corpus, index, clips, joints
         names = [corpus.names[clip] for clip in clips]
         self._order = FrameIndex(names, corpus.lengths[clips], seed=index.seed)  # of these clips alone; draws are alike
-        self._captions = np.array([corpus.captions[clip] for clip in clips])
+        self._kinds = kinds_of([corpus.captions[clip] for clip in clips])
         self._batch_size, self._seed = batch_size, seed
         self._text = _token_table(representation, corpus.captions) if self._family.reads else None
 
     def __call__(self, number: int) -> dict[str, Tensor]:
         """Batch ``number``: ``images`` [B, F, H, W, 3] and what else the family asks for."""
-        clips, epochs = self._order.order(number, 1 if self._family.alike else self._batch_size)
         if self._family.alike:
-            clips = self._with_its_kind(int(clips[0]), number)
-            epochs = np.repeat(epochs, len(clips))
+            clips = self._one_kind(number)
+            epochs = np.full(len(clips), number)  # other frames of a video each time it comes
+        else:
+            clips, epochs = self._order.order(number, self._batch_size)
         return self.of(self._clips[clips], epochs, crops=number if self._family.crops else None)
 
-    def _with_its_kind(self, clip: int, number: int) -> np.ndarray:
-        """``clip`` and others of the same caption; fewer when there are not so many."""
-        kind = np.flatnonzero(self._captions == self._captions[clip])
-        others = np.random.default_rng([0xA11E, number]).permutation(kind[kind != clip])
-        return np.concatenate([[clip], others[: self._batch_size - 1]])
+    def _one_kind(self, number: int) -> np.ndarray:
+        """Videos of one caption, which is that of the next video in the order that is not alone with its own."""
+        rng = np.random.default_rng([0xA11E, number])
+        return rng.permutation(self._kinds[int(self._order.order(number, 1)[0][0]) % len(self._kinds)])[
+            : self._batch_size
+        ]
 
     def of(self, clips: np.ndarray, epochs: np.ndarray, *, crops: int | None = None) -> dict[str, Tensor]:
         """The frames of ``clips`` [B] in ``epochs`` [B]; ``crops``: the number that decides the augmentation."""
@@ -78,6 +81,14 @@ class PretrainBatches:
         if self._joints is not None:
             batch["joints"] = torch.from_numpy(self._joints[rows[:, 0]])
         return batch
+
+
+def kinds_of(captions: Sequence[str]) -> list[np.ndarray]:
+    """The places of those that share a caption, for every caption that two share; all in one when none does."""
+    found: dict[str, list[int]] = {}
+    for place, caption in enumerate(captions):
+        found.setdefault(caption, []).append(place)
+    return [np.array(places) for places in found.values() if len(places) > 1] or [np.arange(len(captions))]
 
 
 def _token_table(representation: Representation, captions: Sequence[str]) -> Tensor:

@@ -43,8 +43,8 @@ class EncoderConfig:
             raise ValueError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         if self.width % self.heads or self.width % 4:
             raise ValueError(f"width {self.width} must be a multiple of 4 and of heads {self.heads}")
-        if self.kind == "resnet" and (self.width < 32 or self.patch_size not in (4, 8, 16, 32)):
-            raise ValueError(f"a ResNet needs a width of 32 or more and a patch_size of 4, 8, 16 or 32, got {self}")
+        if self.kind == "resnet" and (self.width < 32 or self.width % 16 or self.patch_size not in (4, 8, 16, 32)):
+            raise ValueError(f"a ResNet needs a width of 32, 48, 64, … and a patch_size of 4, 8, 16 or 32, got {self}")
 
     @property
     def tokens(self) -> int:

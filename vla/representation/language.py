@@ -97,8 +97,12 @@ class Captions(nn.Module):
         """[B, L] → [B, L, width], each word by itself, at its place."""
         raise NotImplementedError
 
+    def untrained(self) -> "Captions":
+        """The same vocabulary with fresh vectors, if they are trained at all."""
+        return self
+
     def save(self, folder: Path) -> None:
-        """What `make_language` needs besides the weights."""
+        """What `saved_language` needs besides the weights."""
         self.tokenizer.save(str(folder / TOKENIZER))
 
     def _encoded(self, captions: Sequence[str]) -> list:
@@ -112,9 +116,13 @@ class WordEmbedding(Captions):
 
     def __init__(self, tokenizer: Tokenizer, *, width: int, max_words: int) -> None:
         super().__init__(tokenizer, max_words=max_words)
-        self.width = width
+        self.width, self._max_words = width, max_words
         self.words = nn.Embedding(self.vocabulary, width)
         self.register_buffer("place", sinusoid(torch.arange(max_words), width, longest=100.0), persistent=False)
+
+    def untrained(self) -> "WordEmbedding":
+        """Fresh vectors of the same words."""
+        return WordEmbedding(self.tokenizer, width=self.width, max_words=self._max_words)
 
     def contextual(self, ids: Tensor) -> Tensor:
         """The same as `lexical`: there is no model between them."""

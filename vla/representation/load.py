@@ -9,7 +9,6 @@
 for both, as in Voltron's evaluation). For control, pool tokens with `vla.representation.pooling.MAPExtractor`.
 """
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ class Representation:
 
     def untrained(self) -> "Representation":
         """The same architecture and vocabulary with fresh weights."""
-        captions = None if self.captions is None else copy.deepcopy(self.captions)
+        captions = None if self.captions is None else self.captions.untrained()
         return Representation(self.name, self.config, family(self.name).make(self.config, captions))
 
     @property
@@ -79,7 +78,7 @@ class Representation:
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray, text: Sequence[str] | None = None, *, mode: Mode = "visual") -> Tensor:
-        """Tokens [B, N, D] of pictures; ``multimodal``: with those of the words behind them, [B, N + L, D].
+        """Tokens [B, N, D] of pictures; ``multimodal``: with those of the words behind them, [B, N + L, D], padding 0.
 
         ``text``: a caption for each picture, which a language-conditioned encoder also lets change the patches' tokens.
         """
@@ -91,11 +90,15 @@ class Representation:
             raise UnderstudyError(f"{len(text)} captions for {len(images)} images: give one for each")
         ids = None if text is None else self.captions.tokenize(text).to(self.device)
         patches, words = self.model.encode(self.prepare(images), ids)
-        return patches if mode == "visual" else torch.cat([patches, words], dim=1)
+        if mode == "visual":
+            return patches
+        if ids is not None:
+            words = words * self.captions.mask(ids)[..., None]
+        return torch.cat([patches, words], dim=1)
 
     @torch.inference_mode()
     def embed(self, images: np.ndarray) -> Tensor:
-        """One vector for each picture [B, E], in the space that the family's loss shapes."""
+        """One vector for each picture [B, E]: what the family's loss compares, or the mean or maximum of the tokens."""
         return self.model.embed(self.prepare(images)).float()
 
     def prepare(self, images: np.ndarray) -> Tensor:

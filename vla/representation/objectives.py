@@ -3,9 +3,25 @@
 ``z`` are embeddings, similarity is the negative distance where the paper's is, and every loss is a mean over the batch.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+
+def in_float32[Loss: Callable[..., Any]](loss: Loss) -> Loss:
+    """The loss in float32, whatever the autocast around it: distances and logits that differ by per cents."""
+
+    @wraps(loss)
+    def exact(*tensors: Tensor, **settings: Any) -> Any:
+        wide = [tensor.float() if tensor.is_floating_point() else tensor for tensor in tensors]
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            return loss(*wide, **settings)
+
+    return exact
 
 
 def standardized(patches: Tensor, eps: float = 1e-6) -> Tensor:
@@ -36,11 +52,12 @@ def caption_nll(logits: Tensor, ids: Tensor, mask: Tensor, *, pad: int) -> Tenso
     return (told.view_as(steps) * steps).sum(1) / steps.sum(1)
 
 
-def unigram_entropy(ids: Tensor, mask: Tensor, *, pad: int) -> float:
-    """Nats a token of the best predictor that knows only how often each token follows, by `caption_nll`'s rule."""
-    counts = torch.bincount(functional.pad(ids[:, 1:], (0, 1), value=pad)[mask]).double()
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * share.log()).sum())
+def unigram_nll(ids: Tensor, mask: Tensor, *, pad: int) -> Tensor:
+    """`caption_nll` [B] of the best predictor that knows only how often each token follows in these captions."""
+    following = functional.pad(ids[:, 1:], (0, 1), value=pad)
+    counts = torch.bincount(following[mask]).double()
+    lost = -(counts / counts.sum()).clamp(min=1e-12).log()[following]
+    return (lost * mask).sum(1) / mask.sum(1)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -48,6 +65,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).square().sum(-1).clamp(min=1e-12).sqrt()
 
 
+@in_float32
 def time_contrast(z: Tensor, others: Tensor) -> Tensor:
     """Frames near in time lie nearer than frames far in time or of other videos (TCN; R3M's form, Nair et al. 2022).
 
@@ -76,6 +94,7 @@ def progress_ranking(right: Tensor, wrong: Tensor, weight: Tensor) -> Tensor:
     return (lost * weight).sum() / weight.sum().clamp(min=1)
 
 
+@in_float32
 def implicit_value(z: Tensor, others: Tensor, *, discount: float = 0.98) -> Tensor:
     """VIP (Ma et al. 2023, eq. 5): the dual of goal-conditioned RL, with reward -1 a step.
 
@@ -98,6 +117,7 @@ def log_mean_exp(x: Tensor) -> Tensor:
     return torch.logsumexp(x.float(), 0) - torch.log(torch.tensor(float(len(x)), device=x.device))
 
 
+@in_float32
 def cycle_back(z: Tensor, times: Tensor, *, temperature: float = 1.0) -> Tensor:
     """Temporal cycle consistency by regression (Dwibedi et al. 2019, §3.2; XIRL's ``regression_mse``).
 
@@ -114,6 +134,7 @@ def cycle_back(z: Tensor, times: Tensor, *, temperature: float = 1.0) -> Tensor:
     return (returned - times[first]).square().mean()
 
 
+@in_float32
 def pairwise_sigmoid(images: Tensor, texts: Tensor, *, same: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """SigLIP (Zhai et al. 2023, Algorithm 1): each pair by itself is right or wrong.
 
@@ -125,6 +146,7 @@ def pairwise_sigmoid(images: Tensor, texts: Tensor, *, same: Tensor, scale: Tens
     return -functional.logsigmoid(sign * logits).sum(1).mean()
 
 
+@in_float32
 def info_nce(a: Tensor, b: Tensor, *, temperature: float = 1.0) -> Tensor:
     """SimCLR's loss over 2 B views (Chen et al. 2020, eq. 1): of ``a`` [B, D] its partner in ``b`` [B, D]."""
     both = functional.normalize(torch.cat([a, b]), dim=-1)
@@ -134,6 +156,7 @@ def info_nce(a: Tensor, b: Tensor, *, temperature: float = 1.0) -> Tensor:
     return functional.cross_entropy(scores, partner)
 
 
+@in_float32
 def quantized(z: Tensor, codes: Tensor, *, commitment: float = 0.25) -> tuple[Tensor, Tensor]:
     """The nearest of ``codes`` [K, D] to each of ``z`` [..., D] and VQ-VAE's loss (van den Oord et al. 2017, eq. 3).
 

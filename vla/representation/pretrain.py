@@ -116,6 +116,7 @@ def split(index: "FrameIndex", *, holdout: int) -> tuple[np.ndarray, np.ndarray]
     clips = np.arange(len(index.lengths))
     order = np.argsort(index.draw(clips, np.zeros_like(clips), 0), kind="stable")
     held = min(holdout, len(clips) // 10)
+    held = held if held > 1 else 0  # one alone has no other video to be told from
     return np.sort(order[held:]), np.sort(order[:held])
 
 
@@ -182,7 +183,7 @@ def _validate(representation: "Representation", batches: "PretrainBatches", held
     import torch
 
     from vla.representation.batches import on_device
-    from vla.representation.objectives import unigram_entropy
+    from vla.representation.objectives import unigram_nll
 
     if len(held) < 2:
         return
@@ -195,7 +196,8 @@ def _validate(representation: "Representation", batches: "PretrainBatches", held
     representation.model.train(training)
     if representation.captions is not None:
         captions = representation.captions
-        found["unigram_entropy"] = unigram_entropy(batch["text"], captions.mask(batch["text"]), pad=captions.pad)
+        blind = unigram_nll(batch["text"], captions.mask(batch["text"]), pad=captions.pad)
+        found["caption by frequencies of words"] = float(blind.mean())
     (out / VALIDATION).write_text(json.dumps({"videos": len(held), **found}, indent=2) + "\n")
 
 
@@ -204,6 +206,7 @@ def _write_provenance(config: PretrainConfig, corpus: "Corpus", index: "FrameInd
         "data": {"path": [str(path) for path in config.data], "hash": corpus.hash, "videos": len(corpus.names)},
         "skipped": len(corpus.skipped),
         "index": index.stamp,
+        "holdout": config.holdout,
         "settings": {"representation": config.representation, "trainer": config.trainer},
         "packages": {name: version(name) for name in ("torch", "transformers", "numpy")},
     }

@@ -250,6 +250,7 @@ class CaptioningAutoencoder(MaskedAutoencoder):
         read = self.captions.blank(text, writes)
         made = self.reconstruct(batch, read, self.captions.lexical(text))
         said = objectives.caption_nll(made.logits, text, self.captions.mask(text), pad=self.captions.pad)
+        writes = writes & (self.captions.mask(text).sum(1) > 1)  # nobody learns to say nothing
         caption = (said * writes).sum() / writes.sum().clamp(min=1)
         error = made.error.mean()
         return {"loss": error + self.config.lm_weight * caption, "reconstruction": error, "caption": caption}
