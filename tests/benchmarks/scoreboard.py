@@ -50,16 +50,17 @@ def steps_for(method: str, data: Path, work: Path, *, minutes: float) -> int:
         shutil.rmtree(folder, ignore_errors=True)
         pretrain.run(settings(method, data, folder, steps=CALIBRATION, seed=0))
         (folder / "done").touch()
-    rate = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["samples_per_s"]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rate = max(row["samples_per_s"] for row in rows)  # the quietest moment
     return max(10, round(60 * minutes * rate / BATCHES.get(method, 64)))
 
 
 def trained(method: str, data: Path, work: Path, *, minutes: float, seed: int) -> Path:
     """The checkpoint of a method, trained now unless it is there; a stopped run goes on."""
     out = work / f"{data.name}-{minutes:g}min" / (method if seed == 0 else f"{method}-seed{seed}")
-    config = settings(method, data, out, steps=steps_for(method, data, work, minutes=minutes), seed=seed)
     if (out / "done").is_file():
         return out
+    config = settings(method, data, out, steps=steps_for(method, data, work, minutes=minutes), seed=seed)
     config.resume = (out / "training_state").is_dir()
     pretrain.run(config)
     (out / "done").touch()
