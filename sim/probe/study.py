@@ -5,7 +5,6 @@ trained further is asked anew, and one that was only copied is not.
 """
 
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,8 +21,6 @@ from sim.probe.subjects import Learned, Subject
 
 FORMAT = 2
 """Of the cells; to be raised when a problem asks something else."""
-
-logger = logging.getLogger(__name__)
 
 Ask = Callable[[Any, Scale, bool], dict[str, Metric]]
 

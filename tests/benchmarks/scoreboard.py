@@ -7,7 +7,6 @@ anew. Run it with nothing else on the machine, or the budgets are not equal.
 """
 
 import json
-import logging
 import shutil
 import sys
 from pathlib import Path
@@ -24,8 +23,6 @@ BATCHES = {"r3m": 32, "tcn": 32, "vip": 32, "tcc": 6}
 """Videos in a batch, where it is not the preset's: these families see 4 to 20 frames of each."""
 CALIBRATION = 40
 RESULTS = Path(__file__).with_name("results") / "scoreboard.json"
-
-logger = logging.getLogger("vla.scoreboard")
 
 
 def films(work: Path, clips: int, *, exogenous: bool) -> Path:

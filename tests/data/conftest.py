@@ -84,3 +84,12 @@ def made() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def lay():
+    """The module human_layouts.py beside this file."""
+    spec = importlib.util.spec_from_file_location("human_layouts", Path(__file__).with_name("human_layouts.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

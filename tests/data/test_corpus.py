@@ -1,11 +1,9 @@
 """The decoded-clip store: what decoding gives, made once, whole or gone on with, and the same wherever it lies."""
 
 import copy
-import importlib.util
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,15 +16,6 @@ from vla.errors import UnderstudyError
 
 SIZE = 24
 KINDS = ("captions", "bare", "something", "ego4d", "epic", "h2o", "xirl", "r3m", "liv")
-
-
-@pytest.fixture(scope="module")
-def lay():
-    """The module human_layouts.py beside this file."""
-    spec = importlib.util.spec_from_file_location("human_layouts", Path(__file__).with_name("human_layouts.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,7 @@
 """Videos of people: every layout as it lies on disk, sampling by time, damage, and what is never read."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,15 +17,6 @@ from vla.errors import UnderstudyError
 
 SIDE = 16
 KINDS = ("captions", "bare", "something", "ego4d", "epic", "h2o", "xirl", "r3m", "liv")
-
-
-@pytest.fixture(scope="module")
-def lay():
-    """The module human_layouts.py beside this file."""
-    spec = importlib.util.spec_from_file_location("human_layouts", Path(__file__).with_name("human_layouts.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

@@ -81,8 +81,8 @@ def test_negatives_are_of_other_videos():
 def test_a_captions_vector_does_not_depend_on_its_neighbours():
     """R3M's released code averages over padding too, so that a caption changes with the batch it is in."""
     model = model_of("R3M")
-    alone = model._sentence(model.captions.tokenize(["open the drawer"]))
-    among = model._sentence(
+    alone = model.captions.sentence(model.captions.tokenize(["open the drawer"]))
+    among = model.captions.sentence(
         model.captions.tokenize(["open the drawer", "a much longer caption about lift the red cube"])
     )
     assert torch.allclose(alone[0], among[0], atol=1e-6)

@@ -178,7 +178,7 @@ class R3M(Embedder):
         others = other_videos(len(z), self.config.negatives, device=z.device)
         near = objectives.time_contrast(z[:, 1:4], others)
         first, *middle, last = z.unbind(1)
-        words = self._sentence(batch["text"])
+        words = self.captions.sentence(batch["text"])
         more = [last, middle[1], middle[2]]
         less = [first, middle[0], middle[1]]
         right = torch.stack([self.progress(first, later, words) for later in more], 1)
@@ -196,18 +196,13 @@ class R3M(Embedder):
     def score(self, images: Tensor, captions: Tensor) -> Tensor:
         """How far each of ``captions`` [S, L] has come in ``images`` [B, 2, H, W, 3], first and later: [B, S]."""
         first, later = self._embed_all(images)[:, :, None].expand(-1, -1, len(captions), -1).unbind(1)
-        return self.progress(first, later, self._sentence(captions).expand(len(images), -1, -1))
+        return self.progress(first, later, self.captions.sentence(captions).expand(len(images), -1, -1))
 
     def _wrong(self, first: Tensor, less: Tensor, more: Tensor, words: Tensor, others: Tensor) -> Tensor:
         """Scores [B, 1 + K] that have to lose: an earlier frame, and other videos' frames."""
         count = others.shape[1]
         strange = self.progress(first[others], more[others], words[:, None].expand(-1, count, -1))
         return torch.cat([self.progress(first, less, words)[:, None], strange], 1)
-
-    def _sentence(self, text: Tensor) -> Tensor:
-        """Mean over a caption's real tokens, so that it does not depend on its neighbours' lengths: [B, W]."""
-        mask = self.captions.mask(text)[..., None].float()
-        return (self.captions.contextual(text) * mask).sum(1) / mask.sum(1)
 
 
 class VIP(Embedder):
@@ -287,9 +282,7 @@ class SigLIP(Embedder):
 
     def embed_text(self, text: Tensor) -> Tensor:
         """[B, L] → unit vectors [B, dim]."""
-        mask = self.captions.mask(text)[..., None].float()
-        mean = (self.captions.contextual(text) * mask).sum(1) / mask.sum(1)
-        return functional.normalize(self.words(mean).float(), dim=-1)
+        return functional.normalize(self.words(self.captions.sentence(text)).float(), dim=-1)
 
 
 class Latent(Embedder):

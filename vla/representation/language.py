@@ -97,6 +97,11 @@ class Captions(nn.Module):
         """[B, L] → [B, L, width], each word by itself, at its place."""
         raise NotImplementedError
 
+    def sentence(self, ids: Tensor) -> Tensor:
+        """Mean over a caption's real tokens, so that it does not depend on its neighbours' lengths: [B, width]."""
+        mask = self.mask(ids)[..., None].float()
+        return (self.contextual(ids) * mask).sum(1) / mask.sum(1)
+
     def untrained(self) -> "Captions":
         """The same vocabulary with fresh vectors, if they are trained at all."""
         return self

@@ -84,8 +84,9 @@ def run(config: PretrainConfig) -> Path:
     torch.manual_seed(trainer.seed)
     representation = _create(name, settings, corpus)
     logger.info(
-        "%s: %.2f M parameters, %d videos, %d frames, index %s",
+        "%s (%s): %.2f M parameters, %d videos, %d frames, index %s",
         name,
+        _family(name).about,
         parameters(representation.model) / 1e6,
         len(kept),
         int(corpus.lengths[kept].sum()),
