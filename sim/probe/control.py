@@ -16,7 +16,7 @@ from torch.nn import functional
 from sim.pool import default_workers, run_jobs
 from sim.probe.record import Metric, rate
 from sim.probe.scale import Scale
-from sim.probe.staged import CAMERA, StagedSuite, View
+from sim.probe.staged import CAMERA, StagedSuite, View, stage
 from sim.probe.subjects import Subject
 from sim.suite import TEST_SEEDS, TRAIN_SEEDS
 from vla.representation.encoder import EncoderConfig, FrameEncoder
@@ -44,12 +44,6 @@ class Demo:
 FIRST_SEED = 700_000
 """Of the training scenes that are demonstrated in: far from those that `vla human` films by default."""
 LANGUAGE_TASKS = ("tabletop/touch-red-cube", "tabletop/touch-green-cube", "tabletop/touch-blue-cube")
-
-
-@cache
-def stage(view: View) -> StagedSuite:
-    """The stage of this process."""
-    return StagedSuite(view)
 
 
 def demonstrate(job: tuple[str, int, View]) -> Demo | None:
@@ -173,9 +167,15 @@ def _chunks(actions: np.ndarray) -> np.ndarray:
     return chunks
 
 
+@cache
+def _stages(view: View, count: int) -> tuple[StagedSuite, ...]:
+    """Made once: to compile a scene takes longer than to play in it."""
+    return tuple(StagedSuite(view) for _ in range(count))
+
+
 def rollouts(student: Student, task: str, view: View, *, count: int) -> np.ndarray:
     """Successes [count] in test scenes, played side by side so that the eyes see one batch."""
-    stages = [StagedSuite(view) for _ in range(count)]
+    stages = _stages(view, count)
     for staged, seed in zip(stages, TEST_SEEDS[:count], strict=True):
         staged.reset(task, seed)
     going = list(stages)

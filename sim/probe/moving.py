@@ -3,8 +3,9 @@
 Nothing is trained here but a PCA to `WIDTH` on training films, so that all subjects are equally wide.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from sim.probe.material import Films, films
 from sim.probe.record import Metric, mean, plain, rate
 from sim.probe.scale import Scale
-from sim.probe.subjects import Subject, caption_scores
+from sim.probe.subjects import Subject, caption_scores, clip_vectors
 from vla.representation.evaluation.collapse import measure_collapse
 from vla.representation.evaluation.intent import TIMES, intent_chance, intent_hits
 from vla.representation.evaluation.probes import Projection, fit_pca
@@ -39,28 +40,62 @@ class Looked:
     features: list[np.ndarray]
 
 
-def looked(eyes: Subject, material: Films, project: Projection) -> Looked:
-    """Every frame's vector, projected."""
-    return Looked(material, material.split(project(eyes.vectors(material.frames)).astype(np.float32)))
+@cache
+def vectors(
+    eyes: Subject, embodiment: str, per_task: int, tier: str, test: bool, exogenous: bool, failures: float = 0.0
+) -> np.ndarray:
+    """Of every frame of these films, [sum of T, E]; several problems ask for the same ones."""
+    made = films(embodiment, per_task, tier=tier, test=test, exogenous=exogenous, failures=failures)
+    return eyes.vectors(made.frames)
 
 
-def projection(eyes: Subject, scale: Scale, exogenous: bool) -> Projection:
-    """PCA of the vectors of training films, people's and robots'."""
-    make = partial(films, per_task=max(1, scale.films // 3), tier="T2", test=False, exogenous=exogenous)
-    frames = np.concatenate([make("hand").frames, make("robot").frames])
-    vectors = eyes.vectors(frames[:: max(1, len(frames) // 1500)])
-    return fit_pca(vectors, min(WIDTH, vectors.shape[1]))
+@cache
+def changes(eyes: Subject, embodiment: str, per_task: int, tier: str, test: bool, exogenous: bool) -> np.ndarray:
+    """Of every frame, what is new since its film began, [sum of T, E].
+
+    A family that compares clips compares the two frames itself (SigLIP); else it is the difference of their vectors.
+    """
+    made = films(embodiment, per_task, tier=tier, test=test, exogenous=exogenous)
+    first = np.repeat(made.starts[:-1], np.diff(made.starts))
+    found = clip_vectors(eyes, made.frames[first], made.frames)
+    if found is None:
+        seen = vectors(eyes, embodiment, per_task, tier, test, exogenous)
+        found = seen - seen[first]
+    return found
+
+
+def looked(
+    eyes: Subject, embodiment: str, tier: str, scale: Scale, exogenous: bool, *, failures: float = 0.0
+) -> Looked:
+    """Test films and their frames' vectors, projected."""
+    made = films(embodiment, scale.films, tier=tier, test=True, exogenous=exogenous, failures=failures)
+    seen = vectors(eyes, embodiment, scale.films, tier, True, exogenous, failures)
+    return Looked(made, made.split(projection(eyes, vectors, scale, exogenous)(seen).astype(np.float32)))
+
+
+def since_start(eyes: Subject, embodiment: str, tier: str, scale: Scale, exogenous: bool) -> Looked:
+    """Test films and what is new in each frame, projected."""
+    made = films(embodiment, scale.films, tier=tier, test=True, exogenous=exogenous)
+    seen = changes(eyes, embodiment, scale.films, tier, True, exogenous)
+    return Looked(made, made.split(projection(eyes, changes, scale, exogenous)(seen).astype(np.float32)))
+
+
+@cache
+def projection(eyes: Subject, kind: Callable[..., np.ndarray], scale: Scale, exogenous: bool) -> Projection:
+    """PCA of ``vectors`` or ``changes`` of training films, people's and robots'."""
+    per_task = max(1, scale.films // 3)
+    seen = np.concatenate([kind(eyes, who, per_task, "T2", False, exogenous) for who in ("hand", "robot")])
+    seen = seen[:: max(1, len(seen) // 1500)]
+    return fit_pca(seen, min(WIDTH, seen.shape[1]))
 
 
 def alignment(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     """Nearest frames across a person's and a robot's film of one task, each trimmed, warped and paused by itself.
 
-    ``same scene`` is the control in which both share the background, so that any clock will do.
+    Frames are known by what is new in them since their film began; ``frames alone``: by themselves. ``same scene`` is
+    the control in which both films share the background, so that any clock will do.
     """
-    project = projection(eyes, scale, exogenous)
-    make = partial(films, per_task=scale.films, test=True, exogenous=exogenous)
-    person = looked(eyes, make("hand", tier="T2"), project)
-    robot = looked(eyes, make("robot", tier="T2"), project)
+    person, robot = (since_start(eyes, who, "T2", scale, exogenous) for who in ("hand", "robot"))
     there, back, cycle, share, mixed = [], [], [], [], []
     for number, (a, b) in enumerate(_pairs(person, robot, scale)):
         there.append(kendall_tau(a, b))
@@ -68,17 +103,20 @@ def alignment(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]
         cycle.append(cycle_consistency(a, b))
         share.append(cycle_consistency(a, b, tolerance=0.05))
         mixed.append(kendall_tau(a[shuffled(len(a), np.random.default_rng([0x5F1E, number]))], b))
-    found = {
+    alike = since_start(eyes, "hand", "T1", scale, exogenous)
+    alone = [looked(eyes, who, "T2", scale, exogenous) for who in ("hand", "robot")]
+    return {
         "τ": mean((np.array(there) + back) / 2, chance=0.0),
         "τ person to robot": mean(there, chance=0.0),
         "τ robot to person": mean(back, chance=0.0),
         "cycle ±1 frame": mean(cycle),
         "cycle ±5 %": mean(share),
         "τ shuffled (control)": mean(mixed, chance=0.0),
+        "τ same scene": mean([kendall_tau(a, b) for a, b in _pairs(alike, robot, scale, shift=0)], chance=0.0),
+        "τ frames alone": mean(
+            [(kendall_tau(a, b) + kendall_tau(b, a)) / 2 for a, b in _pairs(*alone, scale)], chance=0.0
+        ),
     }
-    alike = looked(eyes, make("hand", tier="T1"), project)
-    found["τ same scene"] = mean([kendall_tau(a, b) for a, b in _pairs(alike, robot, scale, shift=0)], chance=0.0)
-    return found
 
 
 def _pairs(person: Looked, robot: Looked, scale: Scale, *, shift: int = 1) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -99,21 +137,32 @@ def _pairs(person: Looked, robot: Looked, scale: Scale, *, shift: int = 1) -> li
 def retrieval(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     """A person's film asks for the robot's films of the same task, in other scenes and looks.
 
-    ``by words``: through the scores of all captions, for eyes that give them.
+    A film is the vector that the family compares clips by (SigLIP's), or else the mean of its frames' vectors and
+    their change, less the mean over its embodiment's films. ``by words``: the scores of all captions, for eyes that
+    give them.
     """
-    project = projection(eyes, scale, exogenous)
-    make = partial(films, per_task=scale.films, tier="T2", test=True, exogenous=exogenous)
-    person, robot = make("hand"), make("robot")
-    queries, gallery = (
-        np.array([clip_embedding(one, kind="mean_and_change") for one in looked(eyes, one_kind, project).features])
-        for one_kind in (person, robot)
-    )
-    found = _retrieved(retrieve(queries, person.task, gallery=gallery, gallery_labels=robot.task), "")
-    worded = [_worded(eyes, one_kind) for one_kind in (person, robot)]
+    person, robot = (looked(eyes, who, "T2", scale, exogenous) for who in ("hand", "robot"))
+    queries, gallery = (_clips(eyes, one) for one in (person, robot))
+    tasks = person.films.task, robot.films.task
+    found = _retrieved(retrieve(queries, tasks[0], gallery=gallery, gallery_labels=tasks[1]), "")
+    worded = [_worded(eyes, one.films) for one in (person, robot)]
     if worded[0] is not None:
-        result = retrieve(worded[0], person.task, gallery=worded[1], gallery_labels=robot.task)
+        result = retrieve(worded[0], tasks[0], gallery=worded[1], gallery_labels=tasks[1])
         found |= _retrieved(result, " by words")
     return found
+
+
+def _clips(eyes: Subject, seen: Looked) -> np.ndarray:
+    """One vector for each film, [N, E]."""
+    found = clip_vectors(eyes, *_ends(seen.films))
+    if found is None:
+        found = np.array([clip_embedding(one, kind="mean_and_change") for one in seen.features])
+    return found - found.mean(0)
+
+
+def _ends(material: Films) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last frame of each film."""
+    return material.frames[material.starts[:-1]], material.frames[material.starts[1:] - 1]
 
 
 def _retrieved(result: Retrieval, how: str) -> dict[str, Metric]:
@@ -130,8 +179,7 @@ def _captions(material: Films) -> list[str]:
 
 def _worded(eyes: Subject, material: Films) -> np.ndarray | None:
     """Each film by the scores of all captions from its first frame to its last, standardised over the films."""
-    first, last = material.frames[material.starts[:-1]], material.frames[material.starts[1:] - 1]
-    scores = caption_scores(eyes, first, last, _captions(material))
+    scores = caption_scores(eyes, *_ends(material), _captions(material))
     return None if scores is None else (scores - scores.mean(0)) / (scores.std(0) + 1e-6)
 
 
@@ -140,11 +188,8 @@ def value(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
 
     Success beats failure when a person's successful film ends nearer to that goal than its failed one.
     """
-    project = projection(eyes, scale, exogenous)
-    make = partial(films, per_task=max(2, scale.films // 2), tier="T1", test=True, exogenous=exogenous)
-    robot = looked(eyes, make("robot"), project)
-    person = looked(eyes, make("hand"), project)
-    failed = looked(eyes, make("hand", failures=1.0), project)
+    robot, person = (looked(eyes, who, "T1", scale, exogenous) for who in ("robot", "hand"))
+    failed = looked(eyes, "hand", "T1", scale, exogenous, failures=1.0)
     goals = [features[-1] for features in robot.features]
     rank, rises, ends, lost = [], [], [], []
     for number, features in enumerate(person.features):
@@ -199,7 +244,7 @@ def reading(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     """
     model, made = eyes.representation.model, eyes.representation
     material = films("hand", scale.films, tier="T2", test=True, exogenous=exogenous)
-    first, last = material.frames[material.starts[:-1]], material.frames[material.starts[1:] - 1]
+    first, last = _ends(material)
     images = made.prepare(np.stack([first, last][-model.frames :], axis=1))
     caption = material.caption
     other = np.roll(caption, scale.films)  # films are in the order of their tasks
@@ -230,11 +275,10 @@ def _errors(model: MaskedAutoencoder, images: Tensor, text: Tensor) -> np.ndarra
 
 def collapse(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     """Whether the vectors still differ: spread, effective rank, uniformity, length; as they are, not projected."""
-    material = films("hand", scale.films, tier="T2", test=True, exogenous=exogenous)
-    vectors = eyes.vectors(material.frames[:: max(1, len(material.frames) // 2000)])
-    seen = measure_collapse(vectors)
+    found = vectors(eyes, "hand", scale.films, "T2", True, exogenous)
+    seen = measure_collapse(found)
     return {
-        "width": plain(vectors.shape[1]),
+        "width": plain(found.shape[1]),
         "effective rank": plain(seen.effective_rank),
         "mean spread": plain(seen.std_mean),
         "dead share": plain(seen.dead_share),

@@ -44,9 +44,9 @@ QUICK = Scale(
     labels=(50, 300),
     head_steps=200,
     grasp_steps=100,
-    films=2,
+    films=4,
     demos=(25,),
-    tasks=CONTROL_TASKS[:1],
-    rollouts=50,
-    policy_steps=400,
+    tasks=CONTROL_TASKS,
+    rollouts=100,
+    policy_steps=600,
 )

@@ -6,6 +6,7 @@ those that heads are fitted on.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import mujoco
 import numpy as np
@@ -126,9 +127,15 @@ class Still:
     split: str
 
 
+@cache
+def stage(view: View) -> StagedSuite:
+    """The stage of this process, for who needs one at a time."""
+    return StagedSuite(view)
+
+
 def still(seed: int, view: View) -> Still | None:
     """The scene of ``seed`` after some steps of the expert at some task; ``None`` when the object is not to be seen."""
-    staged, rng = StagedSuite(view), np.random.default_rng([0x57111, seed])
+    staged, rng = stage(view), np.random.default_rng([0x57111, seed])
     target = OBJECTS[rng.integers(len(OBJECTS))]
     other = OBJECTS[rng.integers(len(OBJECTS))]
     staged.reset(f"tabletop/touch-{other.replace(' ', '-')}", seed)

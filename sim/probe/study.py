@@ -19,7 +19,7 @@ from sim.probe.record import Metric
 from sim.probe.scale import Scale
 from sim.probe.subjects import Learned, Subject
 
-FORMAT = 2
+FORMAT = 3
 """Of the cells; to be raised when a problem asks something else."""
 
 Ask = Callable[[Any, Scale, bool], dict[str, Metric]]

@@ -18,8 +18,10 @@ from vla.errors import UnderstudyError
 from vla.representation import load
 from vla.representation.encoder import patchify
 from vla.representation.load import Representation
+from vla.training.precision import bf16_if_fast
 
-CHUNK = 256
+CHUNK = 32
+"""Pictures at a time: what the layers hand on stays in a core's cache."""
 
 
 class Subject(Protocol):
@@ -87,12 +89,13 @@ class Learned:
         """Patches' tokens; with ``text``, those of the words behind them."""
         given = text if self.reads else None
         mode = "multimodal" if given is not None else "visual"
-        parts = [
-            self.representation.encode(
-                images[start : start + CHUNK], None if given is None else given[start : start + CHUNK], mode=mode
-            )
-            for start in range(0, len(images), CHUNK)
-        ]
+        with bf16_if_fast(self.representation.device):
+            parts = [
+                self.representation.encode(
+                    images[start : start + CHUNK], None if given is None else given[start : start + CHUNK], mode=mode
+                )
+                for start in range(0, len(images), CHUNK)
+            ]
         longest = max(part.shape[1] for part in parts)  # batches may differ in their longest caption
         found = torch.cat([torch.nn.functional.pad(p, (0, 0, 0, longest - p.shape[1])) for p in parts]).half().cpu()
         if self.representation.config.encoder.kind == "vit":
@@ -102,7 +105,8 @@ class Learned:
 
     def vectors(self, images: np.ndarray) -> np.ndarray:
         """What the family's own loss compares."""
-        parts = [self.representation.embed(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
+        with bf16_if_fast(self.representation.device):
+            parts = [self.representation.embed(images[start : start + CHUNK]) for start in range(0, len(images), CHUNK)]
         return torch.cat(parts).cpu().numpy()
 
 
@@ -155,6 +159,21 @@ def caption_scores(eyes: Subject, first: np.ndarray, later: np.ndarray, captions
     made = eyes.representation
     text = made.captions.tokenize(captions).to(made.device)
     pairs = np.stack([first, later], axis=1)
-    with torch.inference_mode():
-        parts = [made.model.score(made.prepare(pairs[start : start + 32]), text) for start in range(0, len(pairs), 32)]
+    with torch.inference_mode(), bf16_if_fast(made.device):
+        parts = [
+            made.model.score(made.prepare(pairs[start : start + CHUNK]), text) for start in range(0, len(pairs), CHUNK)
+        ]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def clip_vectors(eyes: Subject, first: np.ndarray, later: np.ndarray) -> np.ndarray | None:
+    """What a family that compares clips compares, of first and later frames [B, H, W, 3]: [B, E]; SigLIP has it."""
+    if not isinstance(eyes, Learned) or not hasattr(eyes.representation.model, "embed_video"):
+        return None
+    made = eyes.representation
+    pairs = np.stack([first, later], axis=1)
+    with torch.inference_mode(), bf16_if_fast(made.device):
+        parts = [
+            made.model.embed_video(made.prepare(pairs[start : start + CHUNK])) for start in range(0, len(pairs), CHUNK)
+        ]
     return torch.cat(parts).float().cpu().numpy()

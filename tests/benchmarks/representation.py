@@ -24,7 +24,7 @@ from vla.representation.voltron import (
     decoder_sizes,
     prefix_mask,
 )
-from vla.training.trainer import bf16_is_fast
+from vla.training.precision import bf16_is_fast
 
 BATCH, WORDS = 32, 20
 KINDS = ("vcond", "vdual", "vgen")

@@ -24,7 +24,8 @@ from vla.bench import Row, interleaved, parser, write_bench
 from vla.config import build, load
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Windows
-from vla.training.trainer import TrainerConfig, _Loop, average_of, bf16_is_fast, make_optimizer
+from vla.training.precision import bf16_is_fast
+from vla.training.trainer import TrainerConfig, _Loop, average_of, make_optimizer
 from vla.types import ActionSpec, CameraSpec
 
 CAMERAS = ("front", "wrist")

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from vla.errors import UnderstudyError
 from vla.training.checkpoint import TrainingState, newest
+from vla.training.precision import bf16_is_fast
 from vla.training.tracking import Tracker
 
 Batch = dict[str, Tensor]
@@ -69,13 +70,6 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
         return config.lr * warm
     progress = max(0, step - config.warmup) / max(1, config.steps - config.warmup)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-def bf16_is_fast() -> bool:
-    """Whether this machine multiplies bf16 in hardware: a recent GPU, or a CPU with AVX512-BF16 or AMX."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def train(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vla.errors import UnderstudyError
+from vla.training.precision import bf16_if_fast
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -90,7 +91,9 @@ def fit(
     losses = []
     for step, rows in enumerate(_batches(len(examples[0]), config), start=1):
         *inputs, target = (_widened(tensor[rows]).to(device) for tensor in examples)
-        value = loss(head(*inputs), target)
+        with bf16_if_fast(device):
+            guess = head(*inputs)
+        value = loss(guess.float(), target)
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -108,7 +111,8 @@ def predict(head: nn.Module, inputs: Sequence[Tensor], *, batch_size: int = 256)
     device, training = next(head.parameters()).device, head.training
     head.eval()
     batches = zip(*(tensor.split(batch_size) for tensor in inputs), strict=True)
-    outputs = [head(*(_widened(tensor).to(device) for tensor in batch)).cpu() for batch in batches]
+    with bf16_if_fast(device):
+        outputs = [head(*(_widened(tensor).to(device) for tensor in batch)).float().cpu() for batch in batches]
     head.train(training)
     return torch.cat(outputs)
 
