@@ -5,15 +5,16 @@ before it looks again. The last weights are used: no checkpoint is chosen by its
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sim.pool import default_workers, run_jobs
+from sim.pool import default_workers, run_jobs, with_progress
+from sim.probe.material import kept
 from sim.probe.record import Metric, rate
 from sim.probe.scale import Scale
 from sim.probe.staged import CAMERA, StagedSuite, View, stage
@@ -64,9 +65,15 @@ def demonstrate(job: tuple[str, int, View]) -> Demo | None:
     return Demo(images, proprio, actions.astype(np.float32), suite.instruction) if suite.success else None
 
 
-@cache
 def demonstrations(task: str, count: int, view: View, *, workers: int) -> list[Demo]:
-    """The first ``count`` demonstrations that succeed, of the training scenes."""
+    """The first ``count`` demonstrations that succeed, of the training scenes; made once, kept."""
+    settings = {"task": task, "count": count, **asdict(view)}
+    found = kept("demonstrations", settings, partial(_demonstrations, task, count, view, workers))
+    rows = (np.split(found[name], found["starts"][1:-1]) for name in ("images", "proprio", "actions"))
+    return [Demo(*columns, words=str(found["words"])) for columns in zip(*rows, strict=True)]
+
+
+def _demonstrations(task: str, count: int, view: View, workers: int) -> dict[str, np.ndarray]:
     found: list[Demo] = []
     start = 0
     while len(found) < count:
@@ -74,8 +81,13 @@ def demonstrations(task: str, count: int, view: View, *, workers: int) -> list[D
             (task, seed, view) for seed in TRAIN_SEEDS[FIRST_SEED + start : FIRST_SEED + start + count - len(found) + 2]
         ]
         start += len(jobs)
-        found += [demo for demo in run_jobs(demonstrate, jobs, workers=workers, preload=("sim.probe.control",)) if demo]
-    return found[:count]
+        made = run_jobs(demonstrate, jobs, workers=workers, preload=("sim.probe.control",))
+        found += [demo for demo in with_progress(made, what=f"demonstrations of {task}", total=len(jobs)) if demo]
+    found = found[:count]
+    names = ("images", "proprio", "actions")
+    columns = {name: np.concatenate([getattr(demo, name) for demo in found]) for name in names}
+    starts = np.cumsum([0, *(len(demo.actions) for demo in found)])
+    return {**columns, "starts": starts, "words": np.array(found[0].words)}
 
 
 @dataclass(frozen=True)

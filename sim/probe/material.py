@@ -67,9 +67,7 @@ class Films:
 
 def stills(count: int, view: View, *, test: bool) -> Stills:
     """``count`` stills of training or test scenes."""
-    return Stills(
-        **_kept("stills", {"count": count, "test": test, **asdict(view)}, partial(_stills, count, view, test))
-    )
+    return Stills(**kept("stills", {"count": count, "test": test, **asdict(view)}, partial(_stills, count, view, test)))
 
 
 def _stills(count: int, view: View, test: bool) -> dict[str, np.ndarray]:
@@ -103,7 +101,7 @@ def films(
         "exogenous": exogenous,
         "failures": failures,
     }
-    return Films(**_kept("films", settings, partial(_films, **settings)))
+    return Films(**kept("films", settings, partial(_films, **settings)))
 
 
 def _films(
@@ -133,8 +131,8 @@ def _worked(function: Callable[[Any], Any], jobs: Sequence[Any], *, what: str) -
     return with_progress(results, what=what, total=len(jobs))
 
 
-def _kept(kind: str, settings: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """From the cache, or made and put there."""
+def kept(kind: str, settings: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of the cache, or made and put there."""
     digest = hashlib.sha256(json.dumps([FORMAT, settings], sort_keys=True).encode()).hexdigest()[:12]
     path = cache_folder() / "probe" / f"{kind}-{digest}.npz"
     if not path.is_file():

@@ -39,7 +39,8 @@ def pose(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
         guesses = _linear(seen[:labels], train.pose[:labels], tokens)
         for look, test in tests.items():
             for name, columns in WHAT.items():
-                found[f"{name}, linear R², {labels} labels{look}"] = _r2(guesses[look], test.pose, columns)
+                few = f", {labels} labels" * (labels < scale.stills)
+                found[f"{name}, linear R²{few}{look}"] = _r2(guesses[look], test.pose, columns)
     guesses = _pooled(seen, train.pose, tokens, scale)
     for look, test in tests.items():
         for name, columns in WHAT.items():

@@ -56,11 +56,11 @@ PROBLEMS = {
     "grasp": Problem(pictures.grasp, "where a suction cup holds", "precision 1 %"),
     "refer": Problem(pictures.refer, "the box of what is named", "accuracy IoU 0.25"),
     "control": Problem(
-        control.control, "frozen eyes, few demonstrations", "success 25 demos", shaken=True, end_to_end=True
+        control.control, "frozen eyes, few demonstrations", "success 100 demos", shaken=True, end_to_end=True
     ),
     "language": Problem(control.language, "one policy, told what to do", "success", end_to_end=True),
     "intent": Problem(moving.intent, "what is somebody about to do", "robot at 100%", of=_scores_captions),
-    "pose": Problem(pictures.pose, "where the objects and the hand are", "objects, MAP R²", shaken=True),
+    "pose": Problem(pictures.pose, "where the objects and the hand are", "objects, linear R²", shaken=True),
     "alignment": Problem(moving.alignment, "the same moment, person and robot", "τ", shaken=True),
     "retrieval": Problem(moving.retrieval, "the same task, person and robot", "mAP", shaken=True),
     "value": Problem(moving.value, "how far has it come", "Spearman with progress"),
