@@ -187,6 +187,48 @@ def test_v_cond_learns_eight_images_by_heart():
     assert float(loss.detach()) < 0.1 * first
 
 
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 70, 220), "yellow": (220, 200, 40)}
+PATCHES = torch.tensor([5, 6, 9, 10])
+"""Which of a grid of 4 x 4 the square fills."""
+
+
+def squares(size, generator):
+    """Pictures [B, 1, 32, 32, 3] of a square in the middle, and the number of its colour."""
+    slope = 120 * torch.rand(size, 1, 1, 1, 1, generator=generator) - 60
+    images = (90 + slope * torch.linspace(-1, 1, 32)[:, None, None]).expand(size, 1, 32, 32, 3).clone()
+    which = torch.randint(0, len(COLOURS), (size,), generator=generator)
+    images[:, 0, 9:23, 9:23] = torch.tensor(list(COLOURS.values())).float()[which][:, None, None]
+    return images.to(torch.uint8), which
+
+
+@pytest.mark.slow
+def test_the_right_caption_fills_in_what_the_picture_alone_does_not_tell():
+    torch.manual_seed(0)
+    captions = make_language(LanguageConfig(), [f"a {colour} square" for colour in COLOURS])
+    model = MaskedAutoencoder(MaskedConfig(TINY), frames=1, captions=captions)
+    told = captions.tokenize([f"a {colour} square" for colour in COLOURS])
+    optimizer, generator = torch.optim.AdamW(model.parameters(), 3e-3), torch.Generator().manual_seed(0)
+    for _ in range(700):
+        images, which = squares(16, generator)
+        optimizer.zero_grad()
+        model({"images": images, "text": told[which]}).backward()
+        optimizer.step()
+    images, which = squares(512, torch.Generator().manual_seed(1))
+    made = []
+    for said in (which, (which + 1) % len(COLOURS)):
+        torch.manual_seed(2)  # the same masks
+        with torch.no_grad():
+            made.append(model.reconstruct({"images": images}, told[said]))
+    hidden = ~torch.isin(made[0].keep, PATCHES).any(1)
+    right, wrong = (one.error for one in made)
+    print(  # noqa: T201
+        f"error where the square is masked: {right[hidden].mean():.4f}, with another's caption "
+        f"{wrong[hidden].mean():.4f}; where it is seen: {right[~hidden].mean():.4f}, {wrong[~hidden].mean():.4f}"
+    )
+    assert wrong[hidden].mean() > 10 * right[hidden].mean()
+    assert wrong[hidden].mean() > 2 * wrong[~hidden].mean()
+
+
 def test_pose_labels_are_learned_where_they_are():
     torch.manual_seed(0)
     captions = make_language(LanguageConfig(), CAPTIONS)
