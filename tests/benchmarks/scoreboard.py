@@ -146,7 +146,7 @@ def page(first: dict[str, Any], more: dict[str, Any] | None, given: argparse.Nam
 
 def command_line(given: argparse.Namespace) -> str:
     """What to type for the same tables."""
-    words = ["vla bench scoreboard", *["--quick"] * given.quick]
+    words = ["vla bench scoreboard", *["--quick"] * given.quick, *["--distractor"] * given.distractor]
     if given.best:
         words += ["--best", *given.best, f"--seeds {given.seeds}"]
     return " ".join(words)
@@ -179,7 +179,11 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--seeds", type=int, default=3, help="how many, for those")
     arguments.add_argument("--minutes", type=float, default=6.0, help="of training, for each")
     arguments.add_argument("--clips", type=int, default=2100)
-    arguments.add_argument("--distractor", action="store_true", help="also in the films that are learned from")
+    arguments.add_argument(
+        "--distractor",
+        action="store_true",
+        help="in the films that are learned from, and in a second round of questions",
+    )
     arguments.add_argument("--quick", action="store_true", help="probe with fewer labels and rollouts")
     arguments.add_argument("--work", type=Path, default=Path("outputs/scoreboard"))
     given = arguments.parse_args(argv)
@@ -192,12 +196,12 @@ def main(argv: list[str]) -> int:
         return [trained(method, data, given.work, minutes=given.minutes, seed=seed) for method, seed in cells]
 
     out, file = given.work / f"probe-{data.name}", given.json or RESULTS
-    quick = ["--quick"] * given.quick
-    first = probed(checkpoints(tuple(dict.fromkeys([*given.methods, *given.best])), [0]), out, file, *quick)
+    quick, calm = ["--quick"] * given.quick, ["--no-distractor"]
+    methods = tuple(dict.fromkeys([*given.methods, *given.best]))
+    first = probed(checkpoints(methods, [0]), out, file, *quick, *calm * (not given.distractor))
     more = None
     if given.best:
-        options = [*quick, "--no-distractor", "--problems", *CENTRAL]
-        seeds = checkpoints(given.best, range(given.seeds))
-        more = probed(seeds, out, file.with_stem(f"{file.stem}-seeds"), *options)
+        seeds, to = checkpoints(given.best, range(given.seeds)), file.with_stem(f"{file.stem}-seeds")
+        more = probed(seeds, out, to, *quick, *calm, "--problems", *CENTRAL)
     file.with_suffix(".md").write_text(page(first, more, given), encoding="utf-8")
     return 0
