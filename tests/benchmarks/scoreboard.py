@@ -22,7 +22,7 @@ from vla.config import CONFIGS, build, load
 from vla.representation import pretrain
 from vla.representation.evaluation.intervals import t_interval
 
-METHODS = ("mvp", "voltron_cond", "voltron_dual", "voltron_gen", "r3m", "vip", "tcc", "siglip")
+METHODS = ("siglip", "vip", "r3m", "tcc", "voltron_gen", "voltron_dual", "voltron_cond", "mvp")
 MORE = ("tcn", "autoencoder", "forward_model", "temporal_contrastive", "paat")
 BATCHES = {"r3m": 32, "tcn": 32, "vip": 32, "tcc": 6}
 """Videos in a batch, where it is not the preset's: these families see 4 to 20 frames of each."""
