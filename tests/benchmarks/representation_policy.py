@@ -1,8 +1,9 @@
-"""Does a policy learn more from a representation than from nothing? CogACT and its L1 head, three ways to start each.
+"""Does a policy learn more from a representation than from nothing? CogACT and its L1 head, four ways to start each.
 
 One task under randomised colours, lights, cameras and distractors, and a vision tower that is the policy's own from
-random weights, a representation kept frozen, or one that is fine-tuned. The same demonstrations, steps and test scenes
-for all. Each finished cell is a small json; run again to go on.
+random weights, a representation kept frozen, one that is fine-tuned, or its architecture with fresh weights, trained in
+the same way: what the last two differ by is what pre-training gave. The same demonstrations, steps and test scenes for
+all. Each finished cell is a small json; run again to go on.
 """
 
 import json
@@ -11,15 +12,19 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from policies import train as training
 from sim import collect
 from sim.evaluate import EvalConfig, evaluate, tell
 from sim.results import summarize
 from vla.bench import Row, parser, write_bench
 from vla.config import build, load
+from vla.representation.load import WEIGHTS
+from vla.representation.load import load as load_representation
 
 TASK = "tabletop/touch-red-cube"
-STARTS = ("scratch", "frozen", "fine-tuned")
+STARTS = ("scratch", "frozen", "fine-tuned", "untrained")
 HEADS = ("cogact_l1", "cogact")
 SUITE = {"image_size": 64, "cameras": ["front"], "randomize": ["camera", "colors", "distractors", "lights"]}
 STEPS, BATCH = 1500, 64
@@ -37,7 +42,8 @@ def run_cell(start: str, head: str, *, representation: Path, demos: int, episode
     given += [f"trainer.steps={STEPS}", f"trainer.batch_size={BATCH}"]
     if start != "scratch":
         frozen = "true" if start == "frozen" else "false"
-        given += [f"policy.backbone.representation={representation}", f"policy.backbone.freeze={frozen}"]
+        eyes = untrained(representation, work) if start == "untrained" else representation
+        given += [f"policy.backbone.representation={eyes}", f"policy.backbone.freeze={frozen}"]
     settings = load(training.TrainConfig, "train", given)
     settings.resume = (out / "training_state").is_dir()
     began = perf_counter()
@@ -59,6 +65,15 @@ def run_cell(start: str, head: str, *, representation: Path, demos: int, episode
         "wall_s": report["wall_s"],
         "code": training.code_version(),
     }
+
+
+def untrained(representation: Path, work: Path) -> Path:
+    """A folder with the same architecture and fresh weights."""
+    folder = work / f"untrained-{representation.name}"
+    if not (folder / WEIGHTS).is_file():
+        torch.manual_seed(0)
+        load_representation(representation).untrained().save(folder)
+    return folder
 
 
 def main(argv: list[str]) -> int:
