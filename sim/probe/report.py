@@ -58,7 +58,7 @@ def _order(word: str) -> int:
 
 
 def headline(cell: Cell) -> str:
-    """The metric of a cell that the table shows; the last one where a quick look lacks it."""
+    """The metric of a cell that the table shows; the first one where the scale lacks it."""
     wanted = PROBLEMS[cell.problem].headline
     return wanted if wanted in cell.metrics else next(iter(cell.metrics))
 

@@ -6,6 +6,7 @@ the same way: what the last two differ by is what pre-training gave. The same de
 all. Each finished cell is a small json; run again to go on.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def run_cell(start: str, head: str, *, representation: Path, demos: int, episode
     data = work / f"data-{demos}"
     plan = {"tasks": [TASK], "episodes": demos, "out": data, "suite": SUITE}
     collect.run(build(collect.CollectConfig, plan))
-    name = start if start == "scratch" else f"{start}-{representation.name}"
+    name = named(start, representation)
     out = work / f"{head}-{name}-{demos}"
     given = [f"policy={head}", "preset=cpu", f"data={data}", f"out={out}"]
     given += [f"trainer.steps={STEPS}", f"trainer.batch_size={BATCH}"]
@@ -67,9 +68,25 @@ def run_cell(start: str, head: str, *, representation: Path, demos: int, episode
     }
 
 
+def named(start: str, representation: Path) -> str:
+    """What a cell is called; two folders of one name are told apart by their weights."""
+    if start == "scratch":
+        return start
+    with (representation / WEIGHTS).open("rb") as file:
+        return f"{start}-{representation.name}-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+
+
+def known(file: Path, episodes: int) -> dict[str, Any] | None:
+    """A cell that was finished with as many steps and test scenes."""
+    if not file.is_file():
+        return None
+    cell: dict[str, Any] = json.loads(file.read_text())
+    return cell if (cell["steps"], cell["episodes"]) == (STEPS, episodes) else None
+
+
 def untrained(representation: Path, work: Path) -> Path:
     """A folder with the same architecture and fresh weights."""
-    folder = work / f"untrained-{representation.name}"
+    folder = work / named("untrained", representation)
     if not (folder / WEIGHTS).is_file():
         torch.manual_seed(0)
         load_representation(representation).untrained().save(folder)
@@ -88,13 +105,14 @@ def main(argv: list[str]) -> int:
     cells = []
     for head in given.heads:
         for start in STARTS:
-            named = start if start == "scratch" else f"{start}-{given.representation.name}"
-            file = RESULTS / f"representation-policy-{head}-{named}-{given.demos}.json"
-            if not file.is_file():
+            name = named(start, given.representation)
+            file = RESULTS / f"representation-policy-{head}-{name}-{given.demos}.json"
+            cell = known(file, given.episodes)
+            if cell is None:
                 sizes = {"demos": given.demos, "episodes": given.episodes, "work": given.work}
                 cell = run_cell(start, head, representation=given.representation, **sizes)
                 file.write_text(json.dumps(cell, indent=2) + "\n")
-            cells.append(json.loads(file.read_text()))
+            cells.append(cell)
     for cell in cells:
         low, high = cell["wilson"]
         rate = f"{cell['successes']}/{cell['episodes']} = {cell['success_rate']:.2f} ({low:.2f} – {high:.2f})"

@@ -175,7 +175,9 @@ def main(argv: list[str]) -> int:
     """``vla bench scoreboard``: hours on two cores; ``--quick`` to see it work."""
     arguments = parser("scoreboard", __doc__)
     arguments.add_argument("--methods", nargs="+", default=list(METHODS), choices=(*METHODS, *MORE))
-    arguments.add_argument("--best", nargs="*", default=[], help="methods that get more seeds")
+    arguments.add_argument(
+        "--best", nargs="*", default=[], choices=(*METHODS, *MORE), help="methods that get more seeds"
+    )
     arguments.add_argument("--seeds", type=int, default=3, help="how many, for those")
     arguments.add_argument("--minutes", type=float, default=6.0, help="of training, for each")
     arguments.add_argument("--clips", type=int, default=2100)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
 from policies.cogact import CogACT, CogACTConfig
@@ -202,7 +202,7 @@ def main(argv: list[str]) -> int:
     """Measure, print, write."""
     options = parser("train", __doc__).parse_args(argv)
     config, trainer = preset()
-    accelerator = Accelerator(mixed_precision="bf16" if bf16_is_fast() else "no")
+    accelerator = Accelerator(mixed_precision="bf16" if bf16_is_fast(PartialState().device) else "no")
     peers = {name: lerobot_policy(name, accelerator.device) for name in ("diffusion", "act")}
     counts = {name: parameters(policy) for name, policy in peers.items()}
     target = sum(counts.values()) // len(counts)

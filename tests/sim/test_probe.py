@@ -12,7 +12,7 @@ from sim.probe.record import Metric, mean, plain, rate
 from sim.probe.report import marked, page
 from sim.probe.scale import QUICK
 from sim.probe.staged import CAMERA, LABEL_SIZE, StagedSuite, View, still
-from sim.probe.subjects import Learned, Pixels, caption_scores, subject, untrained
+from sim.probe.subjects import Learned, Pixels, caption_scores, clip_vectors, subject, untrained
 from sim.probe.verdicts import compared
 from sim.suite import TEST_SEEDS
 from vla.errors import UnderstudyError
@@ -182,6 +182,29 @@ def test_caption_scores_are_of_those_that_have_them(learned):
     images = np.zeros((2, 64, 64, 3), np.uint8)
     assert caption_scores(learned, images, images, ["open the drawer", "press the button"]).shape == (2, 2)
     assert caption_scores(Pixels(), images, images, ["open the drawer"]) is None
+
+
+def test_clips_are_compared_by_the_family_that_compares_clips(learned):
+    torch.manual_seed(2)
+    encoder = {"kind": "resnet", "image_size": 64, "width": 48}
+    siglip = Learned(Representation.create("siglip", {"encoder": encoder}, ["open the drawer"]), name="s", key="s-test")
+    siglip.representation.model.eval()
+    first, later = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64, 3), dtype=np.uint8)
+    assert clip_vectors(siglip, first, later).shape[0] == 3
+    assert not np.allclose(clip_vectors(siglip, first, later), clip_vectors(siglip, first, first), atol=1e-3)
+    assert clip_vectors(learned, first, later) is None
+    assert clip_vectors(Pixels(), first, later) is None
+
+
+def test_demonstrations_are_kept_and_apart():
+    made, again = (control.demonstrations("tabletop/touch-red-cube", 2, View(), workers=0) for _ in range(2))
+    assert len(made) == 2
+    for one, other in zip(made, again, strict=True):
+        assert len(one.images) == len(one.actions) == len(one.proprio)
+        assert one.words == other.words == "touch the red cube"
+        assert (one.images == other.images).all()
+        assert (one.actions == other.actions).all()
+    assert not np.array_equal(made[0].images[0], made[1].images[0])
 
 
 def test_a_random_init_is_the_same_architecture_with_other_weights(learned, tmp_path):

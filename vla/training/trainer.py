@@ -89,8 +89,8 @@ def train(
     averaged weights in the model, each time a state was saved. Ctrl-C saves a state first, then raises on.
     """
     run.mkdir(parents=True, exist_ok=True)
-    use_bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast())
     accelerator = Accelerator(mixed_precision="no")  # its own setting would hold for the whole process
+    use_bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(accelerator.device))
     optimizer = make_optimizer(model, config, lr_scale)
     model.to(accelerator.device).train()
     ema = average_of(model, config)

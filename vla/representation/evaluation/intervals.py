@@ -10,7 +10,7 @@ from math import floor, inf, sqrt
 from typing import Literal
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
+from scipy.special import stdtrit
 
 from vla.errors import UnderstudyError
 
@@ -131,20 +131,6 @@ def paired_difference(
     least = 2.0 ** (1 - np.count_nonzero(np.abs(per_unit) > rounding))
     p = min(1.0, max(2 * tail / (resamples + 1), least))
     return Difference(estimate, low, high, p=float(p), confidence=confidence)
-
-
-def t_difference(
-    method: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray, *, confidence: float = 0.95
-) -> Difference:
-    """The mean of ``method - baseline`` over the same few seeds [N], by a paired t-test."""
-    gap = _gap(method, baseline)
-    interval = t_interval(gap, confidence=confidence)
-    error = gap.std(ddof=1) / sqrt(len(gap)) if len(gap) > 1 else inf
-    if error > 0:
-        p = 2 * stdtr(max(len(gap) - 1, 1), -abs(interval.estimate) / error)
-    else:
-        p = 1.0 if interval.estimate == 0 else 0.0
-    return Difference(interval.estimate, interval.low, interval.high, p=float(p), confidence=confidence)
 
 
 def verdict(difference: Difference, *, higher_is_better: bool = True) -> Verdict:
