@@ -1,7 +1,7 @@
 """CogACT (Li et al. 2024): a vision-language model reads the scene, a diffusion transformer acts.
 
     images, words, proprio ─► SmallVLM ─► cognition token [B, 1, D] ─► DiffusionHead ─► 16 actions
-                  ▲                                                 └► RegressionHead (``head: regression``)
+                  ▲           or HubVLM                             └► RegressionHead (``head: regression``)
                   └ sees by itself, or through what was learned from video (``backbone.representation``)
 
 One loss trains both ends. What enters the model is made by `CogACT.inputs`, in training and at inference alike.
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -24,16 +24,20 @@ from policies.heads.diffusion import DiffusionConfig, DiffusionHead
 from policies.heads.regression import RegressionConfig, RegressionHead
 from policies.normalizer import Mode, Normalizer, NormalizerSet
 from policies.policy import read_spec, write_spec
-from vla.backbones.small import SmallVLM, SmallVLMConfig, build_tokenizer
+from vla.backbones.hub_config import HubVLMConfig
+from vla.backbones.small import FOLDER, TOKENIZER, SmallVLM, SmallVLMConfig, build_tokenizer
 from vla.config import from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Windows
 from vla.errors import UnderstudyError, first_line
-from vla.representation.tower import FOLDER, PretrainedTower, Source
+from vla.representation.tower import PretrainedTower, Source
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
 
-WEIGHTS, CONFIG, NORMALIZER, TOKENIZER = "model.safetensors", "config.yaml", "normalizer.json", "tokenizer.json"
+WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
+
+if TYPE_CHECKING:
+    from vla.backbones.hub import HubVLM
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,8 @@ class CogACTConfig:
     """The policy's sizes and habits."""
 
     backbone: SmallVLMConfig = field(default_factory=SmallVLMConfig)
+    vlm: HubVLMConfig | None = None
+    """a vision-language model that others trained; it takes the place of ``backbone``"""
     head: Literal["diffusion", "regression"] = "diffusion"
     """``diffusion`` is CogACT; ``regression`` is OpenVLA-OFT's L1 head on the same backbone"""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
@@ -56,26 +62,19 @@ class CogACTConfig:
     mask_padding: bool = False
     """leave padded rows out of the loss; CogACT learns the neutral action there instead"""
 
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of every camera's pictures, as they are kept."""
+        return self.backbone.image_size if self.vlm is None else self.vlm.image_size
+
 
 class CogACTModel(nn.Module):
     """Backbone and head as one module; calling it with a batch gives the loss."""
 
-    def __init__(
-        self,
-        config: CogACTConfig,
-        *,
-        cameras: tuple[str, ...],
-        proprio_dim: int,
-        action_dim: int,
-        tokenizer: Tokenizer,
-        source: Source | None = None,
-    ) -> None:
+    def __init__(self, config: CogACTConfig, backbone: "SmallVLM | HubVLM", *, action_dim: int) -> None:
         super().__init__()
         self.mask_padding = config.mask_padding
-        seen, tower = config.backbone, None
-        if source is not None:
-            tower = PretrainedTower(source, width=seen.vision_width, freeze=seen.freeze, tokenizer=tokenizer)
-        self.backbone = SmallVLM(seen, cameras=cameras, proprio_dim=proprio_dim, tokenizer=tokenizer, tower=tower)
+        self.backbone = backbone
         sizes = {"action_dim": action_dim, "chunk": config.pred_horizon, "token_dim": self.backbone.width}
         if config.head == "diffusion":
             self.head: DiffusionHead | RegressionHead = DiffusionHead(config.diffusion, **sizes)
@@ -115,7 +114,7 @@ class CogACT:
     def create(cls, config: CogACTConfig, dataset: DatasetSpec, windows: Windows) -> "CogACT":
         """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples."""
         cameras = tuple(windows.frames)
-        size = config.backbone.image_size
+        size = config.image_size
         spec = PolicySpec(
             cameras=tuple(CameraSpec(name, size, size) for name in cameras),
             proprio_names=dataset.proprio_names,
@@ -127,24 +126,27 @@ class CogACT:
             control_hz=dataset.fps,
         )
         normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
-        told = np.unique(windows.instruction_of[windows.samples])
-        tokenizer = build_tokenizer([windows.instructions[number] for number in told])
-        path = config.backbone.representation
-        model = _model(config, spec, tokenizer, None if path is None else Source.read(path))
-        tower = model.backbone.tower
-        if tower is not None and tower.strange:
-            logger.warning("words that the representation has never read: %s", ", ".join(tower.strange))
+        if config.vlm is None:
+            told = np.unique(windows.instruction_of[windows.samples])
+            tokenizer = build_tokenizer([windows.instructions[number] for number in told])
+            path = config.backbone.representation
+            backbone = _small(config.backbone, spec, tokenizer, None if path is None else Source.read(path))
+            if backbone.tower is not None and backbone.tower.strange:
+                logger.warning("words that the representation has never read: %s", ", ".join(backbone.tower.strange))
+        else:
+            backbone = _hub(config.vlm, spec)
+        model = CogACTModel(config, backbone, action_dim=spec.action.dim)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
     @classmethod
     def load(cls, folder: Path) -> "CogACT":
         """Read what `save` wrote; every weight must be there."""
-        for name in (WEIGHTS, CONFIG, NORMALIZER, TOKENIZER):
+        for name in (WEIGHTS, CONFIG, NORMALIZER):
             if not (folder / name).is_file():
                 raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
         config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
-        source = None if config.backbone.representation is None else Source.without_weights(folder / FOLDER)
-        model = _model(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)), source)
+        backbone = _small_from(config.backbone, spec, folder) if config.vlm is None else _hub(config.vlm, spec, folder)
+        model = CogACTModel(config, backbone, action_dim=spec.action.dim)
         try:
             load_model(model, folder / WEIGHTS)
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -157,8 +159,8 @@ class CogACT:
     @property
     def representation(self) -> dict[str, str] | None:
         """What the policy sees through: name, path and a hash of the weights, as they were before this training."""
-        tower = self.model.backbone.tower
-        return None if tower is None else dict(tower.about)
+        about = self.model.backbone.about
+        return None if about is None else dict(about)
 
     def start_from(self, checkpoint: Path) -> None:
         """Take over the backbone of another checkpoint, as CogACT starts from OpenVLA's; the head stays new."""
@@ -170,7 +172,7 @@ class CogACT:
         theirs, ours = other.representation, self.representation
         if (theirs and theirs["weights"]) != (ours and ours["weights"]):
             raise UnderstudyError(
-                f"{checkpoint} was trained with policy.backbone.representation={theirs and theirs['path']}, "
+                f"{checkpoint} was trained to see through {theirs and theirs['path']}, "
                 f"this is {ours and ours['path']}; give the same"
             )
         try:
@@ -185,9 +187,7 @@ class CogACT:
         folder.mkdir(parents=True, exist_ok=True)
         save_model(self.model, str(folder / WEIGHTS))
         (folder / CONFIG).write_text(to_yaml(self.config))
-        self.model.backbone.tokenizer.save(str(folder / TOKENIZER))
-        if self.model.backbone.tower is not None:
-            self.model.backbone.tower.save(folder / FOLDER)
+        self.model.backbone.save(folder)
         self.normalizers.save(folder / NORMALIZER)
         write_spec(folder, self.family, self.spec)
 
@@ -239,15 +239,26 @@ class CogACT:
         return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
 
 
-def _model(config: CogACTConfig, spec: PolicySpec, tokenizer: Tokenizer, source: Source | None) -> CogACTModel:
-    return CogACTModel(
-        config,
-        cameras=tuple(camera.name for camera in spec.cameras),
-        proprio_dim=spec.proprio_dim,
-        action_dim=spec.action.dim,
-        tokenizer=tokenizer,
-        source=source,
-    )
+def _small(config: SmallVLMConfig, spec: PolicySpec, tokenizer: Tokenizer, source: Source | None) -> SmallVLM:
+    tower = None
+    if source is not None:
+        tower = PretrainedTower(source, width=config.vision_width, freeze=config.freeze, tokenizer=tokenizer)
+    names = [camera.name for camera in spec.cameras]
+    return SmallVLM(config, cameras=names, proprio_dim=spec.proprio_dim, tokenizer=tokenizer, tower=tower)
+
+
+def _small_from(config: SmallVLMConfig, spec: PolicySpec, folder: Path) -> SmallVLM:
+    if not (folder / TOKENIZER).is_file():
+        raise UnderstudyError(f"the checkpoint {folder} lacks {TOKENIZER}; copy the whole folder or train again")
+    source = None if config.representation is None else Source.without_weights(folder / FOLDER)
+    return _small(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)), source)
+
+
+def _hub(config: HubVLMConfig, spec: PolicySpec, folder: Path | None = None) -> "HubVLM":
+    from vla.backbones.hub import HubVLM
+
+    names = [camera.name for camera in spec.cameras]
+    return HubVLM(config, cameras=names, proprio_dim=spec.proprio_dim, checkpoint=folder)
 
 
 def fit_normalizers(windows: Windows, dataset: DatasetSpec, *, mode: Mode) -> NormalizerSet:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PRETRAINED = ("backbone.tower.representation.", "backbone.vlm.")
+"""Of the parameters, those that were trained before."""
 EXAMPLE = "vla train policy=cogact preset=cpu data=outputs/collect out=outputs/train"
 
 
@@ -42,7 +44,7 @@ class TrainConfig:
     """a checkpoint whose backbone to begin with; none: random weights"""
     backbone_lr: float = 0.1
     """learning rate, in parts of that of the rest, of the backbone taken over by ``start_from``; without it, of a
-    representation that is not frozen"""
+    representation or a vision-language model that is not frozen"""
     resume: bool = False
     """go on where a stopped run in ``out`` was"""
     holdout: int = 0
@@ -80,14 +82,16 @@ def run(config: TrainConfig) -> Path:
         sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
     )
     batches = TrainingBatches(policy, windows, trainer, shift=config.shift)
-    taken_over = "backbone.tower.representation." if config.start_from is None else "backbone."
 
     def save() -> None:
         policy.save(config.out)
         write_provenance(config, dataset, representation=policy.representation)
 
     def lr_scale(name: str) -> float:
-        return config.backbone_lr if name.startswith(taken_over) else 1.0
+        taken_over = name.startswith(PRETRAINED) and not ("lora_" in name or name.endswith(".cognition"))
+        if config.start_from is not None:
+            taken_over = name.startswith("backbone.")
+        return config.backbone_lr if taken_over else 1.0
 
     train(policy.model, batches, trainer, config.out, resume=config.resume, lr_scale=lr_scale, on_save=save)
     logger.info("checkpoint in %s", config.out)
@@ -111,7 +115,7 @@ def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> W
     return load_windows(
         dataset,
         pred_horizon=policy_config.pred_horizon,
-        image_size=policy_config.backbone.image_size,
+        image_size=policy_config.image_size,
         cameras=policy_config.cameras,
         episodes=range(kept),
     )

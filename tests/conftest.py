@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import jaxtyping
 import pytest
@@ -24,6 +26,15 @@ def samples() -> Path:
             pytest.fail(f"CI must run on the real recordings, but there is no {SAMPLES}")
         pytest.skip(f"no real recordings at {SAMPLES}")
     return SAMPLES
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm() -> ModuleType:
+    """``tests/tiny_vlm.py``, which takes seconds to import: vision-language models made on the spot."""
+    spec = spec_from_file_location("tiny_vlm", REPO / "tests" / "tiny_vlm.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

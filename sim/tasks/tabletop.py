@@ -248,7 +248,8 @@ class TabletopSuite:
             mujoco.mj_comPos(self.model, scratch)
             rotation = scratch.site_xmat[self._grip_site].reshape(3, 3)
             error[:3] = position - scratch.site_xpos[self._grip_site]
-            error[3:] = 0.5 * np.cross(rotation.T, DOWN.T).sum(0)
+            x, y, z = rotation.T.tolist()  # the hand's axes; it points down when they are the base's x, -y and -z
+            error[3:] = 0.5 * (y[2] - z[1]), 0.5 * (x[2] + z[0]), -0.5 * (x[1] + y[0])
             mujoco.mj_jacSite(self.model, scratch, jacobian[:3], jacobian[3:], self._grip_site)
             arm = jacobian[:, :7]
             scratch.qpos[:7] += arm.T @ np.linalg.solve(arm @ arm.T + 1e-4 * np.eye(6), error)
@@ -285,6 +286,3 @@ class TabletopSuite:
         geom = self.model.geom(body).id
         pairs = self.data.contact.geom
         return any(geom in pair and not self._finger_geoms.isdisjoint(pair) for pair in pairs.tolist())
-
-
-DOWN = np.diag([1.0, -1.0, -1.0])  # the hand's axes in the base frame when it points down

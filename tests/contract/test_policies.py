@@ -12,6 +12,7 @@ from vla.errors import UnderstudyError
 from vla.types import Observation, PolicySpec, Task
 
 SEEN = "policy.backbone.representation={representation}"
+READS = "policy.vlm={{path: {vlm}, image_size: 56}}"
 FAMILIES = {
     "cogact": ("cogact", []),
     "cogact with an L1 head": ("cogact", ["policy=cogact_l1"]),
@@ -19,6 +20,8 @@ FAMILIES = {
     "cogact, z-scores": ("cogact", ["policy.normalization=zscore"]),
     "cogact through a representation": ("cogact", [SEEN]),
     "cogact through a representation, fine-tuned": ("cogact", [SEEN, "policy.backbone.freeze=false"]),
+    "cogact on a vision-language model": ("cogact", [READS]),
+    "cogact on a vision-language model with adapters": ("cogact", [READS, "policy.vlm.lora.rank=4"]),
 }
 """Name → family and overrides of ``vla train``; every family of `POLICIES` is here."""
 
@@ -50,15 +53,21 @@ def representation(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def vlm(tiny_vlm, tmp_path_factory):
+    """A tiny PaliGemma."""
+    return tiny_vlm.save_tiny("paligemma", tmp_path_factory.mktemp("vlm"))
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def policy(request, dataset, representation, tmp_path_factory):
+def policy(request, dataset, representation, vlm, tmp_path_factory):
     """An untrained policy of the family, as it comes back from its checkpoint."""
     import torch
 
     from policies.train import TrainConfig, training_windows
 
     family, overrides = FAMILIES[request.param]
-    overrides = [override.format(representation=representation) for override in overrides]
+    overrides = [override.format(representation=representation, vlm=vlm) for override in overrides]
     folder = tmp_path_factory.mktemp("checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERSTUDY_CACHE", str(folder / "cache"))

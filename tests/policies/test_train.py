@@ -11,6 +11,7 @@ from policies.cogact import CogACTModel
 from policies.heads.dit import SIZES, DiTSize
 from policies.policy import load_policy, policy_class
 from policies.train import TrainConfig, code_version, run
+from vla.backbones.small import SmallVLM
 from vla.config import build, load
 from vla.errors import UnderstudyError
 from vla.training.trainer import TrainerConfig
@@ -35,7 +36,8 @@ def test_every_preset_makes_a_model(preset, family):
     plain = {key: value for key, value in config.policy.items() if key != "name"}
     policy = build(policy_class(config.policy["name"]).config_class, plain)
     with torch.device("meta"):
-        model = CogACTModel(policy, cameras=("front",), proprio_dim=4, action_dim=7, tokenizer=tokenizer())
+        backbone = SmallVLM(policy.backbone, cameras=("front",), proprio_dim=4, tokenizer=tokenizer())
+        model = CogACTModel(policy, backbone, action_dim=7)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert {"tiny": count < 1e6, "cpu": count < 2e7, "paper": count > 1e8}[preset]
     assert policy.head == {"cogact": "diffusion", "cogact_l1": "regression"}[family]

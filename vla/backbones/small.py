@@ -29,6 +29,8 @@ from vla.backbones.transformer import TransformerBlock, init_linear, sinusoid
 from vla.errors import UnderstudyError
 
 PAD, UNKNOWN, START = "[pad]", "[unk]", "[bos]"
+TOKENIZER, FOLDER = "tokenizer.json", "representation"
+"""What a checkpoint holds of the backbone besides its weights; the folder if it sees through a `Tower`."""
 
 
 @dataclass
@@ -62,6 +64,12 @@ class Tower(Protocol):
 
     side: int
     """of the grid of patches"""
+    about: Mapping[str, str]
+    """name, path and a hash of the weights, as they were before this training"""
+
+    def save(self, folder: Path) -> None:
+        """Write what it is built again from, besides the weights."""
+        ...
 
     def __call__(self, pictures: Tensor, words: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """[B, H, W, 3] uint8, ``words`` [B, C], ``text`` [B, L] ids → patches [B, side², C], keypoints [B, 2 POINTS].
@@ -238,6 +246,17 @@ class SmallVLM(nn.Module):
         self.language = nn.ModuleList(TransformerBlock(self.width, config.heads) for _ in range(config.language_depth))
         self.language.apply(init_linear)
         self.norm = nn.LayerNorm(self.width)
+
+    @property
+    def about(self) -> Mapping[str, str] | None:
+        """What it sees through: name, path and a hash of the weights, as they were before this training."""
+        return None if self.tower is None else self.tower.about
+
+    def save(self, folder: Path) -> None:
+        """Write what it is built again from, besides the weights."""
+        self.tokenizer.save(str(folder / TOKENIZER))
+        if self.tower is not None:
+            self.tower.save(folder / FOLDER)
 
     def tokenize(self, instructions: Sequence[str]) -> Tensor:
         """Token ids [B, longest]; raises `UnderstudyError` for an instruction that is too long."""

@@ -37,7 +37,6 @@ from vla.representation import language
 from vla.representation.language import Captions
 from vla.representation.load import ABOUT, CONFIG, WEIGHTS, Representation, load, without_weights
 
-FOLDER = "representation"
 FILES = (CONFIG, language.TOKENIZER, f"{language.ENCODER}/config.json")
 
 

@@ -1,6 +1,10 @@
 """Whether bfloat16 pays on this machine."""
 
+from typing import Literal
+
 import torch
+
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def bf16_is_fast(device: torch.device) -> bool:

@@ -25,11 +25,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from vla.errors import UnderstudyError
 from vla.training.checkpoint import TrainingState, newest
-from vla.training.precision import bf16_is_fast
+from vla.training.precision import Precision, bf16_is_fast
 from vla.training.tracking import Tracker
 
 Batch = dict[str, Tensor]
-Precision = Literal["auto", "fp32", "bf16"]
 
 logger = logging.getLogger(__name__)
 
