@@ -21,9 +21,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead
+from policies.heads.dit import DiT, DiTSize
+from policies.heads.flow import FlowConfig, FlowHead
+from policies.heads.generative import GenerativeHead
+from policies.heads.realtime import Known, soft_weights
 from policies.heads.regression import RegressionConfig, RegressionHead
+from policies.heads.unet import UNet, UNetSize
 from policies.normalizer import Mode, Normalizer, NormalizerSet
-from policies.policy import read_spec, write_spec
+from policies.policy import Underway, read_spec, write_spec
 from vla.backbones.hub_config import HubVLMConfig
 from vla.backbones.small import FOLDER, TOKENIZER, SmallVLM, SmallVLMConfig, build_tokenizer
 from vla.config import from_yaml, to_yaml
@@ -49,9 +54,13 @@ class CogACTConfig:
     backbone: SmallVLMConfig = field(default_factory=SmallVLMConfig)
     vlm: HubVLMConfig | None = None
     """a vision-language model that others trained; it takes the place of ``backbone``"""
-    head: Literal["diffusion", "regression"] = "diffusion"
-    """``diffusion`` is CogACT; ``regression`` is OpenVLA-OFT's L1 head on the same backbone"""
+    head: Literal["diffusion", "flow", "unet", "regression"] = "diffusion"
+    """``diffusion`` is CogACT; on the same backbone, ``flow`` is the same transformer with π0's flow matching, ``unet``
+    Diffusion Policy's U-Net with CogACT's process, ``regression`` OpenVLA-OFT's L1 head"""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    """the process, and the sizes of the transformer that ``flow`` has as well"""
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    unet: UNetSize = field(default_factory=UNetSize)
     regression: RegressionConfig = field(default_factory=RegressionConfig)
     cameras: tuple[str, ...] = ()
     """which cameras of the dataset to look through; empty: all"""
@@ -75,25 +84,37 @@ class CogACTModel(nn.Module):
         super().__init__()
         self.mask_padding = config.mask_padding
         self.backbone = backbone
-        sizes = {"action_dim": action_dim, "chunk": config.pred_horizon, "token_dim": self.backbone.width}
-        if config.head == "diffusion":
-            self.head: DiffusionHead | RegressionHead = DiffusionHead(config.diffusion, **sizes)
-        else:
-            self.head = RegressionHead(config.regression, **sizes)
+        self.head = make_head(config, action_dim=action_dim, token_dim=backbone.width)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch made by `CogACT.training_batch`."""
         mask = batch["mask"] if self.mask_padding else torch.ones_like(batch["mask"])
         return self.head.loss(self._context(batch), batch["actions"], mask)
 
-    @torch.inference_mode()
-    def sample(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
-        """Normalised actions [B, N, A] from ``noise`` of the same shape."""
-        return self.head.sample(self._context(batch), noise)
+    @torch.no_grad()
+    def sample(self, batch: Mapping[str, Tensor], noise: Tensor, known: Known | None = None) -> Tensor:
+        """Normalised actions [B, N, A] from ``noise`` of the same shape, going on from what is ``known``."""
+        return self.head.sample(self._context(batch), noise, known)
 
     def _context(self, batch: Mapping[str, Tensor]):  # noqa: ANN202 a TokenGroup
         images = {name: batch[f"image.{name}"] for name in self.backbone.cameras}
         return self.backbone(images, batch["proprio"], batch["text"])
+
+
+def make_head(config: CogACTConfig, *, action_dim: int, token_dim: int) -> GenerativeHead | RegressionHead:
+    """The head that ``config.head`` names."""
+    shape = {"action_dim": action_dim, "chunk": config.pred_horizon}
+    if config.head == "regression":
+        return RegressionHead(config.regression, **shape, token_dim=token_dim)
+    if config.head == "unet":
+        if config.diffusion.max_delay:
+            raise UnderstudyError("policy.diffusion.max_delay: the U-Net knows one time for all rows; leave it at 0")
+        return DiffusionHead(config.diffusion, UNet(config.unet, **shape, token_dim=token_dim), **shape)
+    size = DiTSize(config.diffusion.depth, config.diffusion.width, config.diffusion.heads)
+    denoiser = DiT(size, **shape, token_dim=token_dim)
+    if config.head == "flow":
+        return FlowHead(config.flow, denoiser, **shape)
+    return DiffusionHead(config.diffusion, denoiser, **shape)
 
 
 class CogACT:
@@ -217,7 +238,7 @@ class CogACT:
         self._text = self.model.backbone.tokenize([task.instruction])
         self._rng = np.random.default_rng([0xAC7, seed])
 
-    def infer(self, observation: Observation) -> ActionChunk:
+    def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
         """The next chunk, in physical units."""
         missing = [camera.name for camera in self.spec.cameras if camera.name not in observation.images]
         if missing:
@@ -234,9 +255,29 @@ class CogACT:
         noise = torch.from_numpy(self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32))
         device = next(self.model.parameters()).device
         on_device = {key: value.to(device) for key, value in batch.items()}
-        normalized = self.model.sample(on_device, noise.to(device))[0].float().cpu().numpy()
+        known = None if underway is None else self._known(underway, device)
+        normalized = self.model.sample(on_device, noise.to(device), known)[0].float().cpu().numpy()
         actions = self.normalizers.get(self.embodiment, "action").unnormalize(normalized)
         return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
+
+    def _known(self, underway: Underway, device: torch.device) -> Known:
+        """What is underway, normalised; behind its end its last row stands for nothing."""
+        if underway.how == "trained" and not self.trained_delay:
+            raise UnderstudyError(
+                "this policy was not trained to go on from a prefix: train with policy.diffusion.max_delay (or "
+                "policy.flow.max_delay), or give execution.realtime=guided"
+            )
+        rows = underway.actions[: self.spec.pred_horizon]
+        padded = np.concatenate([rows, np.repeat(rows[-1:], self.spec.pred_horizon - len(rows), axis=0)])
+        actions = torch.from_numpy(self.normalizers.get(self.embodiment, "action").normalize(padded)).to(device)
+        weights = soft_weights(self.spec.pred_horizon, delay=underway.delay, overlap=len(rows))
+        return Known(actions[None], underway.delay, weights.to(device), underway.how)
+
+    @property
+    def trained_delay(self) -> int:
+        """The longest prefix that the head was trained to go on from."""
+        config = {"diffusion": self.config.diffusion, "flow": self.config.flow}.get(self.config.head)
+        return 0 if config is None else config.max_delay
 
 
 def _small(config: SmallVLMConfig, spec: PolicySpec, tokenizer: Tokenizer, source: Source | None) -> SmallVLM:

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from policies.policy import Policy
+from policies.policy import Policy, Realtime, Underway
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec, Observation, Task
 
@@ -43,6 +43,11 @@ class ExecutionConfig:
     """``adaptive``: weights are ``exp(alpha * cosine)``"""
     decay: float = 0.01
     """``temporal``: weights are ``exp(-decay * age rank)``, rank 0 the oldest"""
+    delay: int = 0
+    """control steps that pass before a chunk arrives; meanwhile the chunks before it are carried out"""
+    realtime: Realtime = "none"
+    """real-time chunking, with ``newest``: a new chunk goes on from the rows that are carried out while it is made,
+    ``trained`` to do so or ``guided`` there while it is sampled (``identity``: the cheap form)"""
 
 
 def temporal_weights(count: int, *, decay: float) -> Array:
@@ -106,24 +111,47 @@ class ChunkExecutor:
             )
         if self.config.num_chunks < 1:
             raise UnderstudyError(f"num_chunks must be at least 1, got {self.config.num_chunks}")
+        if self.config.realtime != "none" and self.config.ensemble != "newest":
+            raise UnderstudyError(f"realtime={self.config.realtime} goes with ensemble=newest alone")
+        self.exec_horizon = max(self.exec_horizon, self.config.delay)  # one chunk is made at a time
+        if self.config.delay < 0 or self.exec_horizon + self.config.delay > policy.spec.pred_horizon:
+            raise UnderstudyError(
+                f"a chunk of {policy.spec.pred_horizon} rows does not last for exec_horizon={self.exec_horizon} "
+                f"and delay={self.config.delay} steps"
+            )
         self.latencies_ms: list[float] = []
         self._chunks: deque[tuple[int, Array]] = deque(maxlen=self.config.num_chunks)
+        self._coming: tuple[int, Array] | None = None
         self._step = 0
 
     def reset(self, task: Task, *, seed: int = 0) -> None:
         """Begin an episode."""
         self.policy.reset(task, seed=seed)
         self._chunks.clear()
+        self._coming = None
         self._step = 0
         self.latencies_ms = []
 
     def act(self, observe: Callable[[], Observation]) -> Array:
         """The action [A] of this control step; ``observe`` is called only when a new chunk is due."""
+        self._take_what_has_arrived()
         if self._step % self.exec_horizon == 0:
             observation = observe()
             began = perf_counter()
-            self._chunks.append((self._step, self.policy.infer(observation).actions))
+            self._coming = (self._step, self.policy.infer(observation, self._underway()).actions)
             self.latencies_ms.append(1e3 * (perf_counter() - began))
+            self._take_what_has_arrived()
         due = [actions[self._step - start] for start, actions in self._chunks if self._step - start < len(actions)]
         self._step += 1
         return combine(np.stack(due), self.policy.spec.action, self.config)
+
+    def _take_what_has_arrived(self) -> None:
+        if self._coming is not None and (not self._chunks or self._step - self._coming[0] >= self.config.delay):
+            self._chunks.append(self._coming)  # the first chunk of an episode is waited for
+            self._coming = None
+
+    def _underway(self) -> Underway | None:
+        if self.config.realtime == "none" or not self._chunks:
+            return None
+        start, actions = self._chunks[-1]
+        return Underway(actions[self._step - start :], self.config.delay, self.config.realtime)

@@ -8,9 +8,13 @@ Numpy only: a policy may run in this process, in another one or on another machi
 """
 
 import json
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionChunk, Observation, PolicySpec, Task
@@ -25,6 +29,23 @@ has ``model``, ``training_batch(batch)``, ``save(folder)`` and ``representation`
 SPEC_FILE = "policy_spec.json"
 
 
+Realtime = Literal["none", "guided", "identity", "trained"]
+
+
+@dataclass(frozen=True)
+class Underway:
+    """What is being carried out while a new chunk is made, so that the new one can go on from it.
+
+    ``actions`` [K, A]: the rows of the last chunk that are due from the new observation on, in physical units; the
+    first ``delay`` of them will have been carried out when the new chunk arrives. ``how`` a head that makes actions of
+    noise heeds them: see `policies.heads.realtime.Known`.
+    """
+
+    actions: NDArray[np.float32]
+    delay: int
+    how: Realtime = "guided"
+
+
 class Policy(Protocol):
     """Observations in, chunks of actions out; one episode at a time."""
 
@@ -34,8 +55,11 @@ class Policy(Protocol):
         """Begin an episode. Everything random until the next reset follows from ``seed``."""
         ...
 
-    def infer(self, observation: Observation) -> ActionChunk:
-        """The next ``spec.pred_horizon`` actions, in physical units, from the instant of ``observation`` on."""
+    def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
+        """The next ``spec.pred_horizon`` actions, in physical units, from the instant of ``observation`` on.
+
+        They go on from what is ``underway``.
+        """
         ...
 
 

@@ -55,12 +55,19 @@ class DiT(nn.Module):
         nn.init.zeros_(self.action_out.weight)
 
     def forward(self, noisy: Tensor, time: Tensor, cognition: Tensor, drop: Tensor | None = None) -> Tensor:
-        """Predict the noise in ``noisy`` at diffusion time ``time`` (0 clean … T-1 noise)."""
+        """Predict for ``noisy`` at ``time`` (0 clean … 100 noise): [B], or [B, N] where each row is told its own.
+
+        With a time for each row the first token has the latest, that of the rows which are not known yet.
+        """
         if drop is not None:
             cognition = torch.where(drop[:, None, None], self.null.to(cognition.dtype), cognition)
-        features = sinusoid(time, TIME_FEATURES).to(noisy.dtype)
-        condition = self.time_in(features)[:, None] + self.cognition_in(cognition)
-        x = torch.cat([condition, self.action_in(noisy)], dim=1) + self.position
+        actions = self.action_in(noisy)
+        if time.ndim == 2:
+            actions, time = actions + self._time(time), time.amax(1)
+        x = torch.cat([self._time(time)[:, None] + self.cognition_in(cognition), actions], dim=1) + self.position
         for block in self.blocks:
             x = block(x)
         return self.action_out(self.norm_out(x)[:, 1:])
+
+    def _time(self, time: Tensor) -> Tensor:
+        return self.time_in(sinusoid(time, TIME_FEATURES).to(self.action_in.weight.dtype))

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from policies.heads.realtime import Known
 from vla.backbones.backbone import TokenGroup
 
 
@@ -17,6 +18,6 @@ class ActionHead(Protocol):
         """The training loss of the true ``actions`` [B, N, A]; ``mask`` [B, N] is true where a row counts."""
         ...
 
-    def sample(self, context: TokenGroup, noise: Tensor) -> Tensor:
-        """Normalised actions [B, N, A] for the features, a pure function of them and of ``noise`` [B, N, A]."""
+    def sample(self, context: TokenGroup, noise: Tensor, known: Known | None = None) -> Tensor:
+        """Normalised actions [B, N, A]: a function of the features, of ``noise`` [B, N, A] and of what is ``known``."""
         ...

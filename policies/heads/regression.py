@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from policies.heads.realtime import Known
 from vla.backbones.backbone import TokenGroup
 
 
@@ -54,10 +55,11 @@ class RegressionHead(nn.Module):
         return (error * weight).sum() / weight.sum()
 
     @torch.no_grad()
-    def sample(self, context: TokenGroup, noise: Tensor) -> Tensor:
-        """The prediction; ``noise`` only says how many samples there are."""
+    def sample(self, context: TokenGroup, noise: Tensor, known: Known | None = None) -> Tensor:
+        """The prediction; ``noise`` only says how many samples there are. What is ``known`` stands in its place."""
         assert len(noise) == len(context.tokens)
-        return self._predict(context)
+        actions = self._predict(context)
+        return actions if known is None else known.put(actions)
 
     def _predict(self, context: TokenGroup) -> Tensor:
         return self.network(context.tokens[:, 0]).unflatten(1, self.noise_shape)

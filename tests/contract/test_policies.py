@@ -16,6 +16,8 @@ READS = "policy.vlm={{path: {vlm}, image_size: 56}}"
 FAMILIES = {
     "cogact": ("cogact", []),
     "cogact with an L1 head": ("cogact", ["policy=cogact_l1"]),
+    "cogact with flow matching": ("cogact", ["policy=cogact_flow"]),
+    "cogact with a U-Net": ("cogact", ["policy=cogact_unet"]),
     "cogact with masked padding": ("cogact", ["policy.mask_padding=true"]),
     "cogact, z-scores": ("cogact", ["policy.normalization=zscore"]),
     "cogact through a representation": ("cogact", [SEEN]),

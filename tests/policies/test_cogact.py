@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from policies.policy import load_policy
+from policies.policy import Underway, load_policy
 from policies.train import TrainingBatches
 from vla.backbones.small import PAD
 from vla.data.frames import fit_image
@@ -32,9 +32,9 @@ def seen_at_inference(policy, monkeypatch, observation, task):
     """What reaches the model when the policy is asked."""
     seen, sample = [], policy.model.sample
 
-    def spy(batch, noise):
+    def spy(batch, noise, known=None):
         seen.append({key: value.clone() for key, value in batch.items()})
-        return sample(batch, noise)
+        return sample(batch, noise, known)
 
     with monkeypatch.context() as patch:
         patch.setattr(policy.model, "sample", spy)
@@ -243,3 +243,32 @@ def test_a_gripper_that_is_only_open_or_closed_stays_so(make_dataset, make_polic
     observation, task = observation_of(dataset, 0)
     policy.reset(task)
     assert set(np.unique(policy.infer(observation).actions[:, 2])) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("head", ["diffusion", "flow", "unet", "regression"])
+def test_a_chunk_goes_on_from_what_is_underway(head, make_dataset, make_policy):
+    dataset = make_dataset()
+    policy, _ = make_policy(dataset, f"policy.head={head}")
+    observation, task = observation_of(dataset, 3)
+    policy.reset(task, seed=1)
+    first = policy.infer(observation).actions
+    for how in ("guided", "identity"):
+        policy.reset(task, seed=1)
+        going_on = policy.infer(observation, Underway(first[4:], 2, how)).actions
+        np.testing.assert_allclose(going_on[:2], first[4:6], rtol=1e-4, atol=1e-4)
+        assert np.isfinite(going_on).all()
+    with pytest.raises(UnderstudyError, match="max_delay"):
+        policy.infer(observation, Underway(first[4:], 2, "trained"))
+
+
+def test_a_policy_trained_on_prefixes_goes_on_from_them(make_dataset, make_policy, tmp_path):
+    dataset = make_dataset()
+    policy, _ = make_policy(dataset, "policy.head=flow", "policy.flow.max_delay=4")
+    policy.save(tmp_path / "saved")
+    policy, (observation, task) = load_policy(tmp_path / "saved"), observation_of(dataset, 3)
+    policy.reset(task, seed=1)
+    first = policy.infer(observation).actions
+    going_on = policy.infer(observation, Underway(first[4:], 3, "trained")).actions
+    np.testing.assert_allclose(going_on[:3], first[4:7], rtol=1e-4, atol=1e-4)
+    with pytest.raises(UnderstudyError, match="one time for all rows"):
+        make_policy(dataset, "policy.head=unet", "policy.diffusion.max_delay=2")

@@ -34,12 +34,14 @@ class Counting:
             control_hz=10.0,
         )
         self.resets = []
+        self.underway = []
 
     def reset(self, task, *, seed=0):
         self.resets.append((task, seed))
         self._chunks = count()
 
-    def infer(self, observation):
+    def infer(self, observation, underway=None):
+        self.underway.append(underway)
         base = 100 * next(self._chunks) + np.arange(self.spec.pred_horizon, dtype=np.float32)
         return ActionChunk(np.repeat(base[:, None], self.spec.action.dim, axis=1), observation.stamp_ns, 0.1)
 
@@ -169,3 +171,55 @@ def test_settings_that_mean_nothing_are_refused():
         ChunkExecutor(Counting(), ExecutionConfig(num_chunks=0))
     with pytest.raises(UnderstudyError, match="did you mean 'temporal'"):
         combine(np.zeros((2, 3), np.float32), BARE, ExecutionConfig("temporall"))
+
+
+def by_hand(steps, *, horizon, delay):
+    """What is carried out when every chunk but the first arrives ``delay`` steps late."""
+    acted = []
+    for step in range(steps):
+        number = max(0, (step - delay) // horizon)
+        acted.append(100 * number + step - number * horizon)
+    return acted
+
+
+@pytest.mark.parametrize(("horizon", "delay"), [(2, 0), (2, 1), (2, 2), (3, 2), (3, 3), (4, 1)])
+def test_a_chunk_that_comes_late_begins_in_its_middle(horizon, delay):
+    executor = ChunkExecutor(Counting(), ExecutionConfig("newest", exec_horizon=horizon, delay=delay))
+    for _ in range(2):
+        acted, looked = run(executor, 14)
+        assert acted == by_hand(14, horizon=horizon, delay=delay)
+        assert looked == list(range(0, 14, horizon))
+
+
+def test_one_chunk_is_made_at_a_time():
+    executor = ChunkExecutor(Counting(), ExecutionConfig("newest", exec_horizon=1, delay=3))
+    assert executor.exec_horizon == 3
+    assert run(executor, 12)[0] == by_hand(12, horizon=3, delay=3)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2])
+def test_real_time_chunking_is_told_the_rows_that_are_due(delay):
+    policy = Counting()
+    executor = ChunkExecutor(policy, ExecutionConfig("newest", exec_horizon=2, delay=delay, realtime="guided"))
+    run(executor, 8)
+    assert policy.underway[0] is None
+    for number, told in enumerate(policy.underway[1:]):
+        assert told.delay == delay
+        assert told.how == "guided"
+        assert told.actions[:, 0].tolist() == [100 * number + row for row in range(2, 6)]
+    assert all(told is None for told in _told(ExecutionConfig("newest", exec_horizon=2, delay=delay)))
+
+
+def _told(config):
+    policy = Counting()
+    run(ChunkExecutor(policy, config), 8)
+    return policy.underway
+
+
+def test_late_chunks_that_do_not_last_are_refused():
+    with pytest.raises(UnderstudyError, match="does not last"):
+        ChunkExecutor(Counting(), ExecutionConfig("newest", exec_horizon=4, delay=3))
+    with pytest.raises(UnderstudyError, match="does not last"):
+        ChunkExecutor(Counting(), ExecutionConfig("newest", delay=-1))
+    with pytest.raises(UnderstudyError, match="ensemble=newest"):
+        ChunkExecutor(Counting(), ExecutionConfig("adaptive", realtime="guided"))

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from policies.heads.diffusion import TRAIN_TIMES, DiffusionConfig, DiffusionHead, ddim_scheduler
+from policies.heads.dit import DiT, DiTSize
+from policies.heads.flow import NEAREST, FlowConfig, FlowHead
+from policies.heads.realtime import Known, soft_weights
 from policies.heads.regression import RegressionConfig, RegressionHead
+from policies.heads.unet import UNet, UNetSize
 from vla.backbones.backbone import TokenGroup
+from vla.errors import UnderstudyError
 
-CHUNK, ACTION, TOKEN = 6, 3, 16
+CHUNK, ACTION, TOKEN = 8, 3, 16
 
 
 def group(batch, seed=0):
@@ -24,13 +29,28 @@ def clean_actions(batch, seed=1):
 
 def diffusion(**settings):
     torch.manual_seed(0)
-    config = DiffusionConfig(**{"depth": 1, "width": 32, "heads": 2, **settings})
-    return DiffusionHead(config, action_dim=ACTION, chunk=CHUNK, token_dim=TOKEN)
+    return DiffusionHead(DiffusionConfig(**settings), transformer(), action_dim=ACTION, chunk=CHUNK)
+
+
+def transformer():
+    return DiT(DiTSize(1, 32, 2), action_dim=ACTION, chunk=CHUNK, token_dim=TOKEN)
+
+
+def flow(**settings):
+    torch.manual_seed(0)
+    return FlowHead(FlowConfig(**settings), transformer(), action_dim=ACTION, chunk=CHUNK)
+
+
+def unet(**settings):
+    torch.manual_seed(0)
+    network = UNet(UNetSize((16, 24)), action_dim=ACTION, chunk=CHUNK, token_dim=TOKEN)
+    return DiffusionHead(DiffusionConfig(**settings), network, action_dim=ACTION, chunk=CHUNK)
 
 
 def awake(head):
     """The head with weights where it starts at zero, so that it says something."""
-    torch.nn.init.normal_(head.denoiser.action_out.weight, std=0.1)
+    if hasattr(head.denoiser, "action_out"):
+        torch.nn.init.normal_(head.denoiser.action_out.weight, std=0.1)
     torch.nn.init.normal_(head.denoiser.null)
     return head
 
@@ -182,12 +202,16 @@ def test_times_are_uniform_and_labels_drop_as_often_as_asked(monkeypatch):
 
 def test_the_first_loss_is_that_of_predicting_nothing():
     loss = diffusion(repeats=8).loss(group(256), clean_actions(256), torch.ones(256, CHUNK, dtype=torch.bool))
-    assert loss.item() == pytest.approx(1, abs=0.03)  # 36 864 squares of standard normal numbers
+    assert loss.item() == pytest.approx(1, abs=0.03)  # 49 152 squares of standard normal numbers
 
 
-@pytest.mark.parametrize("make", [lambda: awake(diffusion()), regression], ids=["diffusion", "regression"])
+MAKERS = {"diffusion": diffusion, "flow": flow, "unet": unet}
+
+
+@pytest.mark.parametrize("make", [*MAKERS.values(), regression], ids=[*MAKERS, "regression"])
 def test_a_sample_is_a_pure_function_of_features_and_noise(make):
-    head, context = make().eval(), group(3)
+    head = make().eval()
+    head, context = head if make is regression else awake(head), group(3)
     noise = torch.randn(3, *head.noise_shape)
     kept = noise.clone()
     first = head.sample(context, noise)
@@ -242,8 +266,9 @@ def test_the_loss_is_the_mean_over_the_rows_that_count(monkeypatch):
     torch.testing.assert_close(reg.loss(group(4), actions, mask).detach(), error)
 
 
-def test_a_head_learns_one_sample():
-    head, context, actions = diffusion(repeats=16, drop=0.0, guidance=1.0), group(1), clean_actions(1)
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_head_learns_one_sample(name):
+    head, context, actions = MAKERS[name](repeats=16, drop=0.0, guidance=1.0), group(1), clean_actions(1)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     for _ in range(250):
         optimizer.zero_grad()
@@ -251,3 +276,156 @@ def test_a_head_learns_one_sample():
         optimizer.step()
     sampled = head.sample(context, torch.randn(1, CHUNK, ACTION))
     assert (sampled - actions).abs().mean() < 0.15
+
+
+def test_the_flow_is_a_straight_line_that_is_trained_more_often_near_the_noise():
+    head, clean = flow(), clean_actions(4)
+    noise, time = torch.randn(4, CHUNK, ACTION), torch.tensor([0.0, 25.0, 50.0, 100.0])
+    noisy, velocity = head.corrupt(clean, noise, time)
+    torch.testing.assert_close(noisy[0], clean[0])
+    torch.testing.assert_close(noisy[2], (clean[2] + noise[2]) / 2)
+    torch.testing.assert_close(noisy[3], noise[3])
+    torch.testing.assert_close(velocity, noise - clean)
+    times = head.draw_times(40_000, torch.device("cpu")) / 100
+    assert times.min() >= NEAREST
+    assert times.max() <= 1
+    assert times.mean().item() == pytest.approx(0.6 * (1 - NEAREST) + NEAREST, abs=0.005)  # Beta(1.5, 1)
+    assert (times < 0.25).float().mean().item() == pytest.approx(0.25**1.5, abs=0.01)
+
+
+def test_the_flows_sampler_is_eulers_method():
+    head, context, noise = awake(flow(steps=7)), group(2), torch.randn(2, CHUNK, ACTION)
+    x = noise
+    for number in range(7):
+        time = 1 - number / 7
+        x = x - head.denoiser(x, torch.full((2,), 100 * time), context.tokens) / 7
+    torch.testing.assert_close(head.sample(context, noise), x.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_who_knows_the_velocity_finds_the_actions_again(monkeypatch):
+    head, clean, noise = flow(steps=4), clean_actions(3), torch.randn(3, CHUNK, ACTION)
+    monkeypatch.setattr(head.denoiser, "forward", lambda *_: noise - clean)
+    torch.testing.assert_close(head.sample(group(3), noise), clean, rtol=1e-4, atol=1e-5)
+
+
+def test_the_unet_wants_a_chunk_that_it_can_halve():
+    with pytest.raises(UnderstudyError, match="multiple of 4"):
+        UNet(UNetSize((8, 16, 24)), action_dim=ACTION, chunk=6, token_dim=TOKEN)
+
+
+def test_soft_weights_are_those_of_the_paper():
+    weights = soft_weights(8, delay=2, overlap=6)
+    falling = [(6 - row) / (6 - 2 + 1) for row in range(2, 6)]
+    expected = [1, 1, *(c * (math.exp(c) - 1) / (math.e - 1) for c in falling), 0, 0]
+    torch.testing.assert_close(weights, torch.tensor(expected))
+    assert soft_weights(4, delay=4, overlap=4).tolist() == [1, 1, 1, 1]
+
+
+def known(*, how, delay=2, weights=None, scale=1.0):
+    soft = soft_weights(CHUNK, delay=delay, overlap=5) if weights is None else weights
+    return Known(scale * clean_actions(2, seed=9), delay, soft, how)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("how", ["guided", "identity"])
+def test_what_weighs_nothing_changes_nothing(name, how):
+    head, context, noise = awake(MAKERS[name]()).eval(), group(2), torch.randn(2, CHUNK, ACTION)
+    nothing = known(how=how, delay=0, weights=torch.zeros(CHUNK))
+    torch.testing.assert_close(head.sample(context, noise, nothing), head.sample(context, noise))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("how", ["guided", "identity", "trained"])
+def test_what_is_carried_out_already_stays_as_it_is(name, how):
+    settings = {"max_delay": 3} if how == "trained" and name != "unet" else {}
+    head, context, noise = awake(MAKERS[name](**settings)).eval(), group(2), torch.randn(2, CHUNK, ACTION)
+    past = known(how=how)
+    sampled = head.sample(context, noise, past)
+    assert torch.equal(sampled[:, :2], past.actions[:, :2])
+    assert not sampled.requires_grad
+    assert torch.isfinite(sampled).all()
+    assert (sampled[:, 2:] != past.actions[:, 2:]).any()
+
+
+@pytest.mark.parametrize("name", ["diffusion", "flow"])
+@pytest.mark.parametrize("how", ["guided", "identity"])
+def test_the_pull_brings_a_chunk_nearer_and_lets_go_behind(name, how):
+    """A head that has learned two chunks, A and B, is to go on from A's beginning, with the soft weights."""
+    head, context = taught_two(name)
+    distances = {True: [], False: []}
+    for seed in range(8):
+        noise = torch.randn(1, CHUNK, ACTION, generator=torch.Generator().manual_seed(seed))
+        past = Known(0.8 * torch.ones(1, CHUNK, ACTION), 2, soft_weights(CHUNK, delay=2, overlap=5), how)
+        for pulled in (True, False):
+            sampled = head.sample(context, noise, past if pulled else None)
+            distances[pulled].append((sampled[:, 2:4] - 0.8).abs().mean().item())
+    assert np.mean(distances[True]) < 0.5 * np.mean(distances[False])
+
+
+def taught_two(name):
+    head, context = MAKERS[name](repeats=32, drop=0.0, guidance=1.0), group(1)
+    both = 0.8 * torch.tensor([1.0, -1.0])[:, None, None].expand(2, CHUNK, ACTION)
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    twice = TokenGroup(context.tokens.repeat(2, 1, 1), context.mask.repeat(2, 1))
+    for _ in range(250):
+        optimizer.zero_grad()
+        head.loss(twice, both, torch.ones(2, CHUNK, dtype=torch.bool)).backward()
+        optimizer.step()
+    return head.eval(), context
+
+
+def test_the_true_product_goes_through_the_denoiser(monkeypatch):
+    """A denoiser that copies row 3 into row 0: only the true product tells row 3 what row 0 has to be."""
+    head, noise = flow(steps=1), torch.randn(1, CHUNK, ACTION)
+
+    def copying(noisy, time, cognition, drop=None):
+        return noisy - torch.cat([noisy[:, 3:4], noisy[:, 1:]], dim=1)
+
+    monkeypatch.setattr(head.denoiser, "forward", copying)
+    first = torch.zeros(CHUNK)
+    first[0] = 1
+    found = {}
+    for how in ("guided", "identity"):
+        past = Known(torch.full((1, CHUNK, ACTION), 0.5), 0, first, how)
+        found[how] = head.sample(group(1), noise, past)
+    plain = head.sample(group(1), noise)
+    assert torch.equal(found["identity"][:, 1:], plain[:, 1:])
+    assert (found["guided"][:, 3] != plain[:, 3]).all()
+
+
+def test_a_trained_prefix_is_clean_told_its_own_time_and_not_asked_for(monkeypatch):
+    head, clean = awake(diffusion(repeats=8, max_delay=3, drop=0.0)), clean_actions(16)
+    _, asked = spied(monkeypatch, head)
+    head.loss(group(16), clean, torch.ones(16, CHUNK, dtype=torch.bool))
+    noisy, time, _, _ = asked[0]
+    assert time.shape == (128, CHUNK)
+    given = (noisy == clean.repeat(8, 1, 1)).all(-1)
+    delays = given.sum(1)
+    assert set(delays.tolist()) == {0, 1, 2, 3}
+    assert torch.equal(given, torch.arange(CHUNK) < delays[:, None])
+    assert (time[given] == 0).all()
+    assert all(len(set(row[~mask].tolist())) == 1 for row, mask in zip(time, given, strict=True))
+    wrong = torch.zeros(128, CHUNK, ACTION, requires_grad=True)
+    monkeypatch.setattr(head.denoiser, "forward", lambda *_: wrong)
+    torch.manual_seed(5)
+    head.loss(group(16), clean, torch.ones(16, CHUNK, dtype=torch.bool)).backward()
+    free = (wrong.grad != 0).any(-1)
+    assert set((~free).sum(1).tolist()) == {0, 1, 2, 3}
+    assert torch.equal(free, torch.arange(CHUNK) >= (~free).sum(1, keepdim=True))
+
+
+def test_a_head_trained_on_prefixes_goes_on_from_them():
+    """Chunks that keep their sign: which one it is, only the prefix tells."""
+    head, context = diffusion(repeats=64, drop=0.0, guidance=1.0, max_delay=3), group(1)
+    both = 0.8 * torch.tensor([1.0, -1.0])[:, None, None].expand(2, CHUNK, ACTION)
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    twice = TokenGroup(context.tokens.repeat(2, 1, 1), context.mask.repeat(2, 1))
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.loss(twice, both, torch.ones(2, CHUNK, dtype=torch.bool)).backward()
+        optimizer.step()
+    for sign in (1.0, -1.0):
+        past = Known(sign * both[:1].abs(), 2, torch.zeros(CHUNK), "trained")
+        noises = torch.randn(20, 1, CHUNK, ACTION, generator=torch.Generator().manual_seed(3))
+        sampled = torch.cat([head.sample(context, noise, past) for noise in noises])
+        assert ((sampled[:, 2:].mean((1, 2)) * sign > 0.4).float().mean() >= 0.9).all()

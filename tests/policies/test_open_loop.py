@@ -23,7 +23,7 @@ class Recalling:
     def reset(self, task, *, seed=0):
         self.tasks.append(task.instruction)
 
-    def infer(self, observation):
+    def infer(self, observation, underway=None):
         frame = round(observation.stamp_ns / 1e8)
         chunk = np.zeros((HORIZON, 3), np.float32)
         rows = self._actions[frame : frame + HORIZON] + self._offset

@@ -28,7 +28,7 @@ def tokenizer():
     return Tokenizer(WordLevel({"[pad]": 0, "[unk]": 1, "[bos]": 2}, unk_token="[unk]"))
 
 
-@pytest.mark.parametrize("family", ["cogact", "cogact_l1"])
+@pytest.mark.parametrize("family", ["cogact", "cogact_flow", "cogact_unet", "cogact_l1"])
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_makes_a_model(preset, family):
     config = load(TrainConfig, "train", [f"preset={preset}", f"policy={family}", "data=nowhere"])
@@ -40,7 +40,8 @@ def test_every_preset_makes_a_model(preset, family):
         model = CogACTModel(policy, backbone, action_dim=7)
     count = sum(parameter.numel() for parameter in model.parameters())
     assert {"tiny": count < 1e6, "cpu": count < 2e7, "paper": count > 1e8}[preset]
-    assert policy.head == {"cogact": "diffusion", "cogact_l1": "regression"}[family]
+    heads = {"cogact": "diffusion", "cogact_flow": "flow", "cogact_unet": "unet", "cogact_l1": "regression"}
+    assert policy.head == heads[family]
 
 
 def test_the_papers_preset_is_the_papers():
