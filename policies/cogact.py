@@ -42,7 +42,7 @@ from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySp
 WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
 
 if TYPE_CHECKING:
-    from vla.backbones.hub import HubVLM
+    from vla.backbones import hub
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class CogACTConfig:
 class CogACTModel(nn.Module):
     """Backbone and head as one module; calling it with a batch gives the loss."""
 
-    def __init__(self, config: CogACTConfig, backbone: "SmallVLM | HubVLM", *, action_dim: int) -> None:
+    def __init__(self, config: CogACTConfig, backbone: "SmallVLM | hub.HubVLM", *, action_dim: int) -> None:
         super().__init__()
         self.mask_padding = config.mask_padding
         self.backbone = backbone
@@ -97,6 +97,8 @@ class CogACTModel(nn.Module):
         return self.head.sample(self._context(batch), noise, known)
 
     def _context(self, batch: Mapping[str, Tensor]):  # noqa: ANN202 a TokenGroup
+        if "features" in batch:
+            return self.backbone.with_proprio(batch["features"], batch["proprio"])
         images = {name: batch[f"image.{name}"] for name in self.backbone.cameras}
         return self.backbone(images, batch["proprio"], batch["text"])
 
@@ -132,8 +134,13 @@ class CogACT:
         self._rng = np.random.default_rng(0)
 
     @classmethod
-    def create(cls, config: CogACTConfig, dataset: DatasetSpec, windows: Windows) -> "CogACT":
-        """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples."""
+    def create(
+        cls, config: CogACTConfig, dataset: DatasetSpec, windows: Windows, *, features: np.ndarray | None = None
+    ) -> "CogACT":
+        """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples.
+
+        With ``features`` [N, D] of a frozen vision-language model, one row a frame, the model itself is not loaded.
+        """
         cameras = tuple(windows.frames)
         size = config.image_size
         spec = PolicySpec(
@@ -155,7 +162,7 @@ class CogACT:
             if backbone.tower is not None and backbone.tower.strange:
                 logger.warning("words that the representation has never read: %s", ", ".join(backbone.tower.strange))
         else:
-            backbone = _hub(config.vlm, spec)
+            backbone = _hub(config.vlm, spec, with_model=features is None)
         model = CogACTModel(config, backbone, action_dim=spec.action.dim)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
@@ -166,7 +173,8 @@ class CogACT:
             if not (folder / name).is_file():
                 raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
         config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
-        backbone = _small_from(config.backbone, spec, folder) if config.vlm is None else _hub(config.vlm, spec, folder)
+        small = config.vlm is None
+        backbone = _small_from(config.backbone, spec, folder) if small else _hub(config.vlm, spec, folder)
         model = CogACTModel(config, backbone, action_dim=spec.action.dim)
         try:
             load_model(model, folder / WEIGHTS)
@@ -295,11 +303,17 @@ def _small_from(config: SmallVLMConfig, spec: PolicySpec, folder: Path) -> Small
     return _small(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)), source)
 
 
-def _hub(config: HubVLMConfig, spec: PolicySpec, folder: Path | None = None) -> "HubVLM":
-    from vla.backbones.hub import HubVLM
+def _hub(
+    config: HubVLMConfig, spec: PolicySpec, checkpoint: Path | None = None, *, with_model: bool = True
+) -> "hub.HubVLM":
+    from vla.backbones import hub
 
     names = [camera.name for camera in spec.cameras]
-    return HubVLM(config, cameras=names, proprio_dim=spec.proprio_dim, checkpoint=folder)
+    if checkpoint is None:
+        source = hub.Source.read(config, with_model=with_model)
+    else:
+        source = hub.Source.read_again(config, checkpoint)
+    return hub.HubVLM(config, source, cameras=names, proprio_dim=spec.proprio_dim)
 
 
 def fit_normalizers(windows: Windows, dataset: DatasetSpec, *, mode: Mode) -> NormalizerSet:

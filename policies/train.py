@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,9 @@ class TrainConfig:
     """go on where a stopped run in ``out`` was"""
     holdout: int = 0
     """last episodes of the dataset that are not trained on"""
+    features: Path | None = None
+    """folder for the features of a frozen `policy.vlm`: made when it is not there, used instead of the model when it
+    is, refused when it was made from something else"""
     shift: int = 0
     """augmentation: images move by up to so many pixels (at 64 px; in proportion at other sizes); of little use to
     cameras that stand still, where a pixel is a place"""
@@ -71,8 +74,9 @@ def run(config: TrainConfig) -> Path:
     family, policy_config, trainer = checked(config.policy, config.trainer)
     dataset = open_dataset(config.data)
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
+    features = kept_features(config, policy_config, dataset, windows)
     seed_everything(trainer.seed)
-    policy = family.create(policy_config, dataset.spec, windows)
+    policy = family.create(policy_config, dataset.spec, windows, features=features)
     if config.start_from is not None:
         policy.start_from(config.start_from)
     logger.info(
@@ -81,7 +85,7 @@ def run(config: TrainConfig) -> Path:
         len(windows),
         sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
     )
-    batches = TrainingBatches(policy, windows, trainer, shift=config.shift)
+    batches = TrainingBatches(policy, windows, trainer, shift=config.shift, features=features)
 
     def save() -> None:
         policy.save(config.out)
@@ -121,6 +125,24 @@ def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> W
     )
 
 
+def kept_features(config: TrainConfig, policy_config: Any, dataset: Dataset, windows: Windows) -> np.ndarray | None:
+    """The features [frames, D] that ``config.features`` holds, after they were made if need be."""
+    if config.features is None:
+        return None
+    from vla.backbones.feature_cache import features_of, key_of
+    from vla.backbones.hub import HubVLM, Source
+
+    vlm = policy_config.vlm
+    if vlm is None or config.shift:
+        raise UnderstudyError("features=… wants a policy.vlm and shift=0: what is kept is of pictures that do not move")
+    about = Source.read(vlm, with_model=False).about
+    key = key_of(vlm, about, windows, data=dataset.hash())
+    cameras = tuple(windows.frames)
+    return features_of(
+        config.features, key, windows, lambda: HubVLM(vlm, Source.read(vlm), cameras=cameras, proprio_dim=1)
+    )
+
+
 def seed_everything(seed: int) -> None:
     """The seed of the first weights."""
     import torch
@@ -131,8 +153,18 @@ def seed_everything(seed: int) -> None:
 class TrainingBatches:
     """Batch *n* of a run: a pure function of the seed and *n*, augmentation included."""
 
-    def __init__(self, policy: Any, windows: Windows, trainer: "TrainerConfig", *, shift: int) -> None:
-        self._policy, self._windows, self._seed = policy, windows, trainer.seed
+    def __init__(
+        self,
+        policy: Any,
+        windows: Windows,
+        trainer: "TrainerConfig",
+        *,
+        shift: int,
+        features: np.ndarray | None = None,
+    ) -> None:
+        """``features`` [frames, D]: what stands for the pictures and the words."""
+        self._policy, self._seed, self._features = policy, trainer.seed, features
+        self._windows = windows if features is None else replace(windows, frames={})
         self._sampler = EpochSampler(len(windows), batch_size=trainer.batch_size, seed=trainer.seed)
         size = next(iter(windows.frames.values())).shape[1]
         self._shift = round(shift * size / 64)
@@ -142,7 +174,13 @@ class TrainingBatches:
         frames = self._windows.samples[self._sampler.indices(number)]
         rng = np.random.default_rng([0xA06, self._seed, number])
         shift = rng.integers(-self._shift, self._shift + 1, (len(frames), 2)) if self._shift else None
-        return self._policy.training_batch(self._windows.gather(frames, shift))
+        batch = self._policy.training_batch(self._windows.gather(frames, shift))
+        if self._features is not None:
+            import torch
+
+            del batch["text"]
+            batch["features"] = torch.from_numpy(self._features[frames])
+        return batch
 
 
 def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl import Qwen2VLVideoProcessor
 
-from vla.backbones.hub import COGNITION, PADDING, HubVLM, fingerprint
+from vla.backbones.hub import COGNITION, PADDING, HubVLM, Source, fingerprint
 from vla.backbones.hub_config import HubVLMConfig, LoraSettings
 from vla.errors import UnderstudyError
 
@@ -40,7 +40,8 @@ def folder(request, folders):
 def made(folder, *, cameras=("front", "wrist"), seed=0, **settings):
     torch.manual_seed(seed)
     plain = {"image_size": SIDE, "precision": "fp32", "proprio": False, **settings}
-    return HubVLM(HubVLMConfig(str(folder), **plain), cameras=cameras, proprio_dim=4).eval()
+    config = HubVLMConfig(str(folder), **plain)
+    return HubVLM(config, Source.read(config), cameras=cameras, proprio_dim=4).eval()
 
 
 def pictures(count=3, *, cameras=("front", "wrist"), seed=0):

@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 
 from policies.policy import load_policy
 from policies.train import TrainConfig, run
+from vla.backbones.hub import HubVLM
 from vla.config import load
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
 
+RANDOM = "policy.vlm.random_init=true"
 WHOLE, FROZEN, ADAPTED = (), ("policy.vlm.freeze=vlm",), ("policy.vlm.lora.rank=4",)
 LEARNED = ("policy.vlm.lora.rank=4", "policy.vlm.cognition=learned", "policy.vlm.gradient_checkpointing=true")
 WAYS = {"whole": WHOLE, "frozen": FROZEN, "adapted": ADAPTED, "learned": LEARNED}
@@ -114,3 +116,63 @@ def test_fresh_weights_are_all_kept(make_dataset, folders, tmp_path):
     run(settings(dataset, tmp_path / "out", vlm, *FROZEN, "policy.vlm.random_init=true", "trainer.steps=1"))
     shutil.rmtree(vlm)
     assert np.isfinite(chunk(load_policy(tmp_path / "out"))).all()
+
+
+def test_kept_features_train_the_same_policy_without_the_model(make_dataset, folders, tmp_path, monkeypatch):
+    dataset, folder, kept = make_dataset(), folders["prismatic"], f"features={tmp_path / 'features'}"
+    run(settings(dataset, tmp_path / "direct", folder, *FROZEN, "trainer.steps=4"))
+    run(settings(dataset, tmp_path / "kept", folder, *FROZEN, "trainer.steps=4", kept))
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("direct", "kept"))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], atol=2e-4) for name in one)
+    np.testing.assert_allclose(*(chunk(load_policy(tmp_path / name)) for name in ("direct", "kept")), atol=2e-3)
+
+    def never(*arguments, **settings):
+        raise AssertionError("the model was asked")
+
+    monkeypatch.setattr(HubVLM, "_cognition", never)
+    run(settings(dataset, tmp_path / "again", folder, *FROZEN, "trainer.steps=4", kept))
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(again[name], other[name]) for name in again)
+
+
+def test_features_that_stop_go_on_and_stale_ones_are_refused(make_dataset, folders, tiny_vlm, tmp_path, monkeypatch):
+    dataset, vlm = make_dataset(), shutil.copytree(folders["prismatic"], tmp_path / "vlm")
+    kept, seen, batches = f"features={tmp_path / 'features'}", HubVLM.features, []
+    monkeypatch.setattr("vla.backbones.feature_cache.BATCH", 4)
+    monkeypatch.setattr("vla.backbones.feature_cache.KEPT", 1)
+
+    def counted(self, images, text, present=None):
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        batches.append(len(text))
+        return seen(self, images, text, present)
+
+    def go(name, *more):
+        run(settings(dataset, tmp_path / name, vlm, *FROZEN, "trainer.steps=1", kept, *more))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HubVLM, "features", counted)
+        with pytest.raises(KeyboardInterrupt):
+            go("a")
+    assert json.loads((tmp_path / "features/features.json").read_text())["done"] == 12
+    go("a")
+    frames = np.load(tmp_path / "features/features.npy")
+    assert len(frames) == 28
+    assert (frames != 0).any(1).all()
+    with pytest.raises(UnderstudyError, match=r"stale: made with prompt .*instead of 'Do"):
+        go("b", "policy.vlm.prompt='Do {instruction}'")
+    tiny_vlm.save_tiny("prismatic", vlm, seed=5)
+    with (vlm / "config.json").open("a") as file:
+        file.write("\n")
+    with pytest.raises(UnderstudyError, match="stale: made with weights"):
+        go("b")
+    for wrong in (
+        "policy.vlm.lora.rank=4",
+        "policy.vlm.freeze=vision",
+        "policy.vlm.cognition=learned",
+        "shift=2",
+        RANDOM,
+    ):
+        with pytest.raises(UnderstudyError, match=r"nothing learns|do not move"):
+            go("b", wrong)

@@ -28,7 +28,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from vla.backbones.backbone import TokenGroup
-from vla.backbones.hub_config import HubVLMConfig
+from vla.backbones.hub_config import HubVLMConfig, is_elsewhere, is_frozen
 from vla.backbones.hub_families import Family, family_of
 from vla.backbones.small import mlp
 from vla.errors import UnderstudyError, first_line
@@ -65,26 +65,23 @@ class Embedding(nn.Module):
 class HubVLM(nn.Module):
     """One class for every family: keeps `vla.backbones.backbone.Backbone`."""
 
-    def __init__(
-        self, config: HubVLMConfig, *, cameras: Sequence[str], proprio_dim: int, checkpoint: Path | None = None
-    ) -> None:
-        """``checkpoint``: a folder that `save` wrote, whose state is loaded next; ``None``: begin with the model."""
+    def __init__(self, config: HubVLMConfig, source: "Source", *, cameras: Sequence[str], proprio_dim: int) -> None:
         super().__init__()
-        self.config, self.cameras = config, tuple(cameras)
-        source = Source.read(config) if checkpoint is None else Source.read_again(config, checkpoint / FOLDER)
-        self.about = source.about
-        self.tokenizer, self._processor, self.vlm = source.tokenizer, source.processor, source.model.model
-        self.family: Family = family_of(source.model.config, image_size=config.image_size)
+        self.config, self.cameras, self.about = config, tuple(cameras), source.about
+        self.tokenizer, self._processor = source.tokenizer, source.processor
+        self.vlm = None if source.model is None else source.model.model
+        self.family: Family = family_of(source.settings, image_size=config.image_size)
         self._end = self._end_token()
-        self.width: int = source.model.config.get_text_config().hidden_size
+        self.width: int = source.settings.get_text_config().hidden_size
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(PartialState().device))
         mean, std = self.family.statistics(source.processor)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-        self._choose_what_learns()
-        words = Embedding(self.vlm.get_input_embeddings(), learned=config.cognition == "learned")
-        self.vlm.set_input_embeddings(words)
-        self._code = self._end if words.cognition is None else words.code
+        if self.vlm is not None:
+            self._choose_what_learns()
+            words = Embedding(self.vlm.get_input_embeddings(), learned=config.cognition == "learned")
+            self.vlm.set_input_embeddings(words)
+            self._code = self._end if words.cognition is None else words.code
         self.proprio = mlp(proprio_dim, self.width) if config.proprio else None
         if self.proprio is not None:
             nn.init.zeros_(self.proprio[-1].weight)
@@ -101,7 +98,7 @@ class HubVLM(nn.Module):
 
     def _choose_what_learns(self) -> None:
         config = self.config
-        for name in ("",) if _is_frozen(config) else self.family.vision if config.freeze == "vision" else ():
+        for name in ("",) if is_frozen(config) else self.family.vision if config.freeze == "vision" else ():
             self.vlm.get_submodule(name).requires_grad_(False)
         if config.lora is not None:
             adapters = LoraConfig(
@@ -128,12 +125,13 @@ class HubVLM(nn.Module):
     @property
     def frozen(self) -> bool:
         """Whether the features of equal pictures and words stay the same for ever."""
-        return not any(parameter.requires_grad for parameter in self.vlm.parameters())
+        return self.vlm is None or not any(parameter.requires_grad for parameter in self.vlm.parameters())
 
     def train(self, mode: bool = True) -> "HubVLM":
         """What is frozen stays in evaluation mode: no dropout in it."""
         super().train(mode)
-        for name in ("",) if self.frozen else self.family.vision if self.config.freeze == "vision" else ():
+        still = ("",) if self.frozen else self.family.vision if self.config.freeze == "vision" else ()
+        for name in still if self.vlm is not None else ():
             self.vlm.get_submodule(name).eval()
         return self
 
@@ -184,11 +182,18 @@ class HubVLM(nn.Module):
 
         A camera that is not in ``images``, or is false in ``present`` [B, cameras] bool, is seen by no token.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            cognition = self._cognition(images, text, self._present(images, text, present))
+        return self.with_proprio(self.features(images, text, present), proprio)
+
+    def with_proprio(self, features: Tensor, proprio: Tensor) -> TokenGroup:
+        """What `features` [B, D] gives, proprio [B, P] → the cognition token [B, 1, D]."""
         if self.proprio is not None:
-            cognition = cognition + self.proprio(proprio)
-        return TokenGroup(cognition[:, None], torch.ones(len(text), 1, dtype=torch.bool, device=text.device))
+            features = features + self.proprio(proprio)
+        return TokenGroup(features[:, None], torch.ones(len(features), 1, dtype=torch.bool, device=features.device))
+
+    def features(self, images: Mapping[str, Tensor], text: Tensor, present: Tensor | None = None) -> Tensor:
+        """What the model alone makes of pictures and words, [B, D] float32."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self._cognition(images, text, self._present(images, text, present))
 
     def _present(self, images: Mapping[str, Tensor], text: Tensor, present: Tensor | None) -> Tensor:
         given = torch.tensor([name in images for name in self.cameras], device=text.device)
@@ -240,34 +245,44 @@ class HubVLM(nn.Module):
 
 @dataclass(frozen=True)
 class Source:
-    """A model with what belongs to it; ``about``: its ``name``, ``path``, and a fingerprint of its ``weights``."""
+    """A model with what belongs to it; ``about``: its ``name``, ``path``, and a fingerprint of its ``weights``.
+
+    ``model`` is ``None`` where only what it made before is needed (`vla.backbones.feature_cache`).
+    """
 
     tokenizer: Any
     processor: Any
+    settings: Any
     model: Any
     about: Mapping[str, str]
 
     @classmethod
-    def read(cls, config: HubVLMConfig) -> "Source":
-        """The model of ``config.path``; a weight that is missing is an error."""
+    def read(cls, config: HubVLMConfig, *, with_model: bool = True) -> "Source":
+        """The model of ``config.path``; a weight that is missing is an error.
+
+        Whichever model it is, the random numbers after it are the same.
+        """
         folder, given = _folder(config), {"local_files_only": True, "trust_remote_code": False}
         try:
             settings = AutoConfig.from_pretrained(folder, **given)
             family_of(settings, image_size=config.image_size)
             tokenizer = AutoTokenizer.from_pretrained(folder, **given)
             processor = AutoImageProcessor.from_pretrained(folder, **given)
-            if config.random_init:
-                model = AutoModelForImageTextToText.from_config(settings, attn_implementation="sdpa")
-            else:
-                model = _with_weights(folder, given)
+            with torch.random.fork_rng(devices=[]):
+                model = _model(config, settings, folder, given) if with_model else None
         except (OSError, ValueError) as error:
             raise UnderstudyError(f"cannot read the model {config.path}: {first_line(error)}") from error
         weights = "random" if config.random_init else fingerprint(folder)
-        return cls(tokenizer, processor, model, {"name": settings.model_type, "path": str(folder), "weights": weights})
+        about = {"name": settings.model_type, "path": str(folder), "weights": weights}
+        return cls(tokenizer, processor, settings, model, about)
 
     @classmethod
-    def read_again(cls, config: HubVLMConfig, folder: Path) -> "Source":
-        """The model of a checkpoint: its architecture, or where the weights are elsewhere, those weights."""
+    def read_again(cls, config: HubVLMConfig, checkpoint: Path) -> "Source":
+        """The model of a checkpoint that `HubVLM.save` wrote, whose state is loaded next.
+
+        Its architecture; or, where the weights are elsewhere, those weights.
+        """
+        folder = checkpoint / FOLDER
         if not (folder / ABOUT).is_file():
             raise UnderstudyError(f"the checkpoint lacks {folder / ABOUT}; copy the whole folder or train again")
         about = json.loads((folder / ABOUT).read_text())
@@ -276,23 +291,15 @@ class Source:
         found = cls.read(replace(config, path=about["path"]))
         if found.about["weights"] != about["weights"]:
             raise UnderstudyError(
-                f"the model in {about['path']} is not the one that {folder.parent} was trained on "
+                f"the model in {about['path']} is not the one that {checkpoint} was trained on "
                 f"(its fingerprint is {found.about['weights']}, not {about['weights']}); put that one back there"
             )
         return found
 
 
-def is_elsewhere(config: HubVLMConfig) -> bool:
-    """Whether a checkpoint leaves out the model's own weights, which nothing changes: they stay in ``config.path``."""
-    return _is_frozen(config) and not config.random_init
-
-
-def _is_frozen(config: HubVLMConfig) -> bool:
-    return config.freeze == "vlm" or config.lora is not None
-
-
 def _left_out(module: HubVLM) -> dict[str, Tensor]:
-    return {f"vlm.{name}": value for name, value in module.vlm.named_parameters() if not value.requires_grad}
+    parameters = () if module.vlm is None else module.vlm.named_parameters()
+    return {f"vlm.{name}": value for name, value in parameters if not value.requires_grad}
 
 
 def _leave_out(module: HubVLM, state: dict[str, Tensor], prefix: str, metadata: object) -> None:
@@ -314,7 +321,9 @@ def _folder(config: HubVLMConfig) -> Path:
         raise UnderstudyError(f"there is no model {config.path} here: {first_line(error)}{hint}") from error
 
 
-def _with_weights(folder: Path, given: dict[str, Any]) -> Any:
+def _model(config: HubVLMConfig, settings: Any, folder: Path, given: dict[str, Any]) -> Any:
+    if config.random_init:
+        return AutoModelForImageTextToText.from_config(settings, attn_implementation="sdpa")
     model, report = AutoModelForImageTextToText.from_pretrained(
         folder, output_loading_info=True, attn_implementation="sdpa", use_safetensors=True, **given
     )

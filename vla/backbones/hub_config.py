@@ -44,3 +44,13 @@ class HubVLMConfig:
     """what the model computes in, and what is frozen of it is kept in; ``auto``: bf16 where that is fast"""
     proprio: bool = True
     """add an embedding of proprio to the cognition token; CogACT has none"""
+
+
+def is_frozen(config: HubVLMConfig) -> bool:
+    """Whether the model's own weights stay as they are."""
+    return config.freeze == "vlm" or config.lora is not None
+
+
+def is_elsewhere(config: HubVLMConfig) -> bool:
+    """Whether a checkpoint leaves out the model's own weights, which nothing changes: they stay in ``config.path``."""
+    return is_frozen(config) and not config.random_init
