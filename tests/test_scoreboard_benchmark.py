@@ -53,12 +53,12 @@ def test_seeds_have_a_mean_and_students_interval(bench):
 def test_the_page_has_the_command_and_every_table(bench):
     first = {
         "cells": CELLS[:3],
-        "scale": "quick",
+        "scale": "study",
         "legend": "▲ …",
         "training": {"siglip": {"steps": 1036, "batch_size": 64, "seed": 0, "loss": 6.2333}},
     }
-    given = argparse.Namespace(clips=2100, minutes=6.0, quick=True, distractor=False, best=["siglip"], seeds=2)
+    given = argparse.Namespace(clips=2100, minutes=6.0, quick=False, distractor=False, best=["siglip"], seeds=2)
     told = bench.page(first, {"cells": CELLS}, given)
-    assert "vla bench scoreboard --quick --best siglip --seeds 2" in told
+    assert "vla bench scoreboard --best siglip --seeds 2" in told
     assert "| siglip | 1036 | 64 | 6.233 |" in told
     assert "## 2 seeds" in told

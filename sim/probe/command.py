@@ -29,13 +29,13 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from sim.probe import report
-    from sim.probe.scale import FULL, QUICK
+    from sim.probe.scale import FULL, QUICK, STUDY
     from sim.probe.study import PROBLEMS, answered, plan
 
     for name in given.problems or ():
         if name not in PROBLEMS:
             raise unknown("problem", name, PROBLEMS)
-    scale = QUICK if given.quick else FULL
+    scale = QUICK if given.quick else STUDY if given.study else FULL
     subjects = _subjects(given.checkpoints, baselines=not given.no_baselines)
     asked = plan(subjects, given.problems or list(PROBLEMS), exogenous=not given.no_distractor)
     began, cells = perf_counter(), []
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="vla probe", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="a folder, random:FOLDER or pixels")
-    parser.add_argument("--quick", action="store_true", help="fewer labels and rollouts, wider intervals")
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--quick", action="store_true", help="fewer labels and rollouts, wider intervals")
+    scale.add_argument("--study", action="store_true", help="all rollouts with 100 demonstrations, fewer labels")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these; an unknown name lists them")
     parser.add_argument("--no-distractor", action="store_true", help="leave out what is asked under a distractor")
     parser.add_argument("--no-baselines", action="store_true", help="only what is named")

@@ -1,4 +1,4 @@
-"""How much is asked: the whole suite, or a quick look with wider intervals."""
+"""How much is asked: the whole suite, a study of many checkpoints, or a quick look with wider intervals."""
 
 from dataclasses import dataclass
 
@@ -41,8 +41,8 @@ FULL = Scale(
     rollouts=100,
     policy_steps=800,
 )
-QUICK = Scale(
-    name="quick",
+STUDY = Scale(
+    name="study",
     stills=300,
     test_stills=200,
     labels=(50, 300),
@@ -53,4 +53,18 @@ QUICK = Scale(
     tasks=CONTROL_TASKS,
     rollouts=100,
     policy_steps=800,
+)
+"""What many checkpoints are compared by (`vla bench scoreboard`): the rollouts of the whole suite, fewer labels."""
+QUICK = Scale(
+    name="quick",
+    stills=200,
+    test_stills=100,
+    labels=(200,),
+    head_steps=150,
+    grasp_steps=60,
+    films=2,
+    demos=(100,),
+    tasks=CONTROL_TASKS,
+    rollouts=30,
+    policy_steps=400,
 )

@@ -198,12 +198,12 @@ def main(argv: list[str]) -> int:
         return [trained(method, data, given.work, minutes=given.minutes, seed=seed) for method, seed in cells]
 
     out, file = given.work / f"probe-{data.name}", given.json or RESULTS
-    quick, calm = ["--quick"] * given.quick, ["--no-distractor"]
+    scale, calm = "--quick" if given.quick else "--study", ["--no-distractor"]
     methods = tuple(dict.fromkeys([*given.methods, *given.best]))
-    first = probed(checkpoints(methods, [0]), out, file, *quick, *calm * (not given.distractor))
+    first = probed(checkpoints(methods, [0]), out, file, scale, *calm * (not given.distractor))
     more = None
     if given.best:
         seeds, to = checkpoints(given.best, range(given.seeds)), file.with_stem(f"{file.stem}-seeds")
-        more = probed(seeds, out, to, *quick, *calm, "--problems", *CENTRAL)
+        more = probed(seeds, out, to, scale, *calm, "--problems", *CENTRAL)
     file.with_suffix(".md").write_text(page(first, more, given), encoding="utf-8")
     return 0
