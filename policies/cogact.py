@@ -103,6 +103,16 @@ class CogACTModel(nn.Module):
         return self.backbone(images, batch["proprio"], batch["text"])
 
 
+def make_backbone(
+    config: CogACTConfig, spec: PolicySpec, tokenizer: Tokenizer, *, with_model: bool = True
+) -> "SmallVLM | hub.HubVLM":
+    """The backbone that a policy begins with; ``tokenizer``: of the small one."""
+    if config.vlm is not None:
+        return _hub(config.vlm, spec, with_model=with_model)
+    path = config.backbone.representation
+    return _small(config.backbone, spec, tokenizer, None if path is None else Source.read(path))
+
+
 def make_head(config: CogACTConfig, *, action_dim: int, token_dim: int) -> GenerativeHead | RegressionHead:
     """The head that ``config.head`` names."""
     shape = {"action_dim": action_dim, "chunk": config.pred_horizon}
@@ -154,15 +164,12 @@ class CogACT:
             control_hz=dataset.fps,
         )
         normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
-        if config.vlm is None:
-            told = np.unique(windows.instruction_of[windows.samples])
-            tokenizer = build_tokenizer([windows.instructions[number] for number in told])
-            path = config.backbone.representation
-            backbone = _small(config.backbone, spec, tokenizer, None if path is None else Source.read(path))
-            if backbone.tower is not None and backbone.tower.strange:
-                logger.warning("words that the representation has never read: %s", ", ".join(backbone.tower.strange))
-        else:
-            backbone = _hub(config.vlm, spec, with_model=features is None)
+        told = np.unique(windows.instruction_of[windows.samples])
+        tokenizer = build_tokenizer([windows.instructions[number] for number in told])
+        backbone = make_backbone(config, spec, tokenizer, with_model=features is None)
+        strange = backbone.strange_words
+        if strange:
+            logger.warning("words that the representation has never read: %s", ", ".join(strange))
         model = CogACTModel(config, backbone, action_dim=spec.action.dim)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 

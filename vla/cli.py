@@ -46,6 +46,11 @@ VERBS = {
     "train": Verb(
         "policies.train:main", "train a policy on recordings", "vla train policy=cogact preset=cpu data=outputs/collect"
     ),
+    "plan": Verb(
+        "policies.plan:main",
+        "say what a training run takes before it is begun",
+        "vla plan policy=cogact preset=paper gpus=8",
+    ),
     "eval": Verb(
         "sim.evaluate:main",
         "count a policy's successes in simulation",

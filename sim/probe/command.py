@@ -37,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
             raise unknown("problem", name, PROBLEMS)
     scale = QUICK if given.quick else STUDY if given.study else FULL
     subjects = _subjects(given.checkpoints, baselines=not given.no_baselines)
-    asked = plan(subjects, given.problems or list(PROBLEMS), exogenous=not given.no_distractor)
+    more = {"exogenous": not given.no_distractor, "end_to_end": not given.no_baselines}
+    asked = plan(subjects, given.problems or list(PROBLEMS), **more)
     began, cells = perf_counter(), []
     for number, cell in enumerate(answered(asked, scale, given.out / "cells"), start=1):
         left = (perf_counter() - began) / number * (len(asked) - number)

@@ -87,9 +87,16 @@ def _still(job: tuple[int, View]) -> Still | None:
 
 
 def films(
-    embodiment: str, per_task: int, *, tier: str, test: bool, exogenous: bool = False, failures: float = 0.0
+    embodiment: str,
+    per_task: int,
+    *,
+    tier: str,
+    test: bool,
+    exogenous: bool = False,
+    failures: float = 0.0,
+    tasks: tuple[str, ...] = FILM_TASKS,
 ) -> Films:
-    """``per_task`` films of every table-top task; equal arguments but for the embodiment give the same scenes.
+    """``per_task`` films of each of the ``tasks``; equal arguments but for the embodiment give the same scenes.
 
     In tier T1 a person's film has the robot's scene, look and camera; in T2 all of its own.
     """
@@ -100,18 +107,19 @@ def films(
         "test": test,
         "exogenous": exogenous,
         "failures": failures,
+        "tasks": tasks,
     }
     return Films(**kept("films", settings, partial(_films, **settings)))
 
 
 def _films(
-    embodiment: Any, per_task: int, tier: Any, test: bool, exogenous: bool, failures: float
+    embodiment: Any, per_task: int, tier: Any, test: bool, exogenous: bool, failures: float, tasks: tuple[str, ...]
 ) -> dict[str, np.ndarray]:
     seeds = TEST_SEEDS[500_000:] if test else TRAIN_SEEDS[FIRST_SEED:]
     shared = {"tier": tier, "embodiment": embodiment, "image_size": 64, "exogenous": exogenous, "failures": failures}
     jobs = [
-        FilmJob(task, seed=seeds[number * len(FILM_TASKS) + place], **shared)
-        for place, task in enumerate(FILM_TASKS)
+        FilmJob(task, seed=seeds[number * len(FILM_TASKS) + FILM_TASKS.index(task)], **shared)
+        for task in tasks
         for number in range(per_task)
     ]
     made = list(_worked(film, jobs, what=f"films ({embodiment})"))

@@ -40,26 +40,45 @@ class Looked:
     features: list[np.ndarray]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which films; see `sim.probe.material.films`."""
+
+    embodiment: str
+    per_task: int
+    tier: str
+    test: bool
+    exogenous: bool
+    tasks: tuple[str, ...]
+    failures: float = 0.0
+
+    @classmethod
+    def of(cls, scale: Scale, embodiment: str, tier: str, exogenous: bool, *, failures: float = 0.0) -> "Wanted":
+        """The test films of a scale."""
+        return cls(embodiment, scale.films, tier, True, exogenous, scale.film_tasks, failures)
+
+    def made(self) -> Films:
+        """The films."""
+        return films(**vars(self))
+
+
 @cache
-def vectors(
-    eyes: Subject, embodiment: str, per_task: int, tier: str, test: bool, exogenous: bool, failures: float = 0.0
-) -> np.ndarray:
+def vectors(eyes: Subject, wanted: Wanted) -> np.ndarray:
     """Of every frame of these films, [sum of T, E]; several problems ask for the same ones."""
-    made = films(embodiment, per_task, tier=tier, test=test, exogenous=exogenous, failures=failures)
-    return eyes.vectors(made.frames)
+    return eyes.vectors(wanted.made().frames)
 
 
 @cache
-def changes(eyes: Subject, embodiment: str, per_task: int, tier: str, test: bool, exogenous: bool) -> np.ndarray:
+def changes(eyes: Subject, wanted: Wanted) -> np.ndarray:
     """Of every frame, what is new since its film began, [sum of T, E].
 
     A family that compares clips compares the two frames itself (SigLIP); else it is the difference of their vectors.
     """
-    made = films(embodiment, per_task, tier=tier, test=test, exogenous=exogenous)
+    made = wanted.made()
     first = np.repeat(made.starts[:-1], np.diff(made.starts))
     found = clip_vectors(eyes, made.frames[first], made.frames)
     if found is None:
-        seen = vectors(eyes, embodiment, per_task, tier, test, exogenous)
+        seen = vectors(eyes, wanted)
         found = seen - seen[first]
     return found
 
@@ -68,15 +87,15 @@ def looked(
     eyes: Subject, embodiment: str, tier: str, scale: Scale, exogenous: bool, *, failures: float = 0.0
 ) -> Looked:
     """Test films and their frames' vectors, projected."""
-    made = films(embodiment, scale.films, tier=tier, test=True, exogenous=exogenous, failures=failures)
-    seen = vectors(eyes, embodiment, scale.films, tier, True, exogenous, failures)
+    wanted = Wanted.of(scale, embodiment, tier, exogenous, failures=failures)
+    made, seen = wanted.made(), vectors(eyes, wanted)
     return Looked(made, made.split(projection(eyes, vectors, scale, exogenous)(seen).astype(np.float32)))
 
 
 def since_start(eyes: Subject, embodiment: str, tier: str, scale: Scale, exogenous: bool) -> Looked:
     """Test films and what is new in each frame, projected."""
-    made = films(embodiment, scale.films, tier=tier, test=True, exogenous=exogenous)
-    seen = changes(eyes, embodiment, scale.films, tier, True, exogenous)
+    wanted = Wanted.of(scale, embodiment, tier, exogenous)
+    made, seen = wanted.made(), changes(eyes, wanted)
     return Looked(made, made.split(projection(eyes, changes, scale, exogenous)(seen).astype(np.float32)))
 
 
@@ -84,7 +103,8 @@ def since_start(eyes: Subject, embodiment: str, tier: str, scale: Scale, exogeno
 def projection(eyes: Subject, kind: Callable[..., np.ndarray], scale: Scale, exogenous: bool) -> Projection:
     """PCA of ``vectors`` or ``changes`` of training films, people's and robots'."""
     per_task = max(1, scale.films // 3)
-    seen = np.concatenate([kind(eyes, who, per_task, "T2", False, exogenous) for who in ("hand", "robot")])
+    wanted = [Wanted(who, per_task, "T2", False, exogenous, scale.film_tasks) for who in ("hand", "robot")]
+    seen = np.concatenate([kind(eyes, one) for one in wanted])
     seen = seen[:: max(1, len(seen) // 1500)]
     return fit_pca(seen, min(WIDTH, seen.shape[1]))
 
@@ -216,7 +236,7 @@ def intent(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     """Which of all captions tells best what has happened after a quarter, a half, … of a film; empty without words."""
     found: dict[str, Metric] = {}
     for who, name in (("hand", "person"), ("robot", "robot")):
-        material = films(who, scale.films, tier="T2", test=True, exogenous=exogenous)
+        material = Wanted.of(scale, who, "T2", exogenous).made()
         captions = _captions(material)
         first = material.frames[material.starts[:-1]]
         scores = []
@@ -243,7 +263,7 @@ def reading(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     For V-Gen also how well it tells the films' captions, beside what the words' frequencies alone would give.
     """
     model, made = eyes.representation.model, eyes.representation
-    material = films("hand", scale.films, tier="T2", test=True, exogenous=exogenous)
+    material = Wanted.of(scale, "hand", "T2", exogenous).made()
     first, last = _ends(material)
     images = made.prepare(np.stack([first, last][-model.frames :], axis=1))
     caption = material.caption
@@ -275,7 +295,7 @@ def _errors(model: MaskedAutoencoder, images: Tensor, text: Tensor) -> np.ndarra
 
 def collapse(eyes: Subject, scale: Scale, exogenous: bool) -> dict[str, Metric]:
     """Whether the vectors still differ: spread, effective rank, uniformity, length; as they are, not projected."""
-    found = vectors(eyes, "hand", scale.films, "T2", True, exogenous)
+    found = vectors(eyes, Wanted.of(scale, "hand", "T2", exogenous))
     seen = measure_collapse(found)
     return {
         "width": plain(found.shape[1]),

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sim.tasks.tabletop import TASKS
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -18,6 +20,7 @@ class Scale:
     tasks: tuple[str, ...]
     rollouts: int
     policy_steps: int
+    film_tasks: tuple[str, ...] = tuple(TASKS)
     seed: int = 0
 
 
@@ -35,11 +38,11 @@ FULL = Scale(
     labels=(50, 200, 1000),
     head_steps=600,
     grasp_steps=300,
-    films=6,
+    films=4,
     demos=(5, 10, 25, 100),
     tasks=CONTROL_TASKS,
-    rollouts=100,
-    policy_steps=800,
+    rollouts=60,
+    policy_steps=600,
 )
 STUDY = Scale(
     name="study",
@@ -57,14 +60,22 @@ STUDY = Scale(
 """What many checkpoints are compared by (`vla bench scoreboard`): the rollouts of the whole suite, fewer labels."""
 QUICK = Scale(
     name="quick",
-    stills=200,
-    test_stills=100,
-    labels=(200,),
-    head_steps=150,
-    grasp_steps=60,
+    stills=120,
+    test_stills=80,
+    labels=(120,),
+    head_steps=80,
+    grasp_steps=40,
     films=2,
-    demos=(100,),
-    tasks=CONTROL_TASKS,
-    rollouts=30,
-    policy_steps=400,
+    demos=(40,),
+    tasks=CONTROL_TASKS[:1],
+    rollouts=20,
+    policy_steps=150,
+    film_tasks=(
+        "tabletop/lift-red-cube",
+        "tabletop/push-green-cube-pad",
+        "tabletop/stack-blue-cube-red-cube",
+        "tabletop/put-yellow-cylinder-tray",
+        "tabletop/open-drawer",
+        "tabletop/press-button",
+    ),
 )

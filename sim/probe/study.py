@@ -114,14 +114,21 @@ class Asked:
         return self.eyes.key if self.eyes else "end-to-end"
 
 
-def plan(subjects: Sequence[Subject], problems: Sequence[str], *, exogenous: bool) -> list[Asked]:
-    """Every cell, problem by problem, so that the first column is whole first."""
+def plan(
+    subjects: Sequence[Subject], problems: Sequence[str], *, exogenous: bool, end_to_end: bool = True
+) -> list[Asked]:
+    """Every cell, problem by problem, so that the first column is whole first.
+
+    ``end_to_end``: also a policy that learns to see by itself, where there is one; not a second time under the
+    distractor.
+    """
     cells = []
     for name in problems:
         problem = PROBLEMS[name]
         for shaken in (False, True) if problem.shaken and exogenous else (False,):
             able = [*filter(problem.of, subjects)] if problem.of is not _everybody else _without_doubles(subjects)
-            who: list[Subject | None] = [*able, *[None] * problem.end_to_end]
+            alone = end_to_end and problem.end_to_end and not shaken
+            who: list[Subject | None] = [*able, *[None] * alone]
             cells += [Asked(name, eyes, shaken) for eyes in who]
     return cells
 

@@ -29,6 +29,7 @@ TINY = replace(
     head_steps=5,
     grasp_steps=3,
     films=2,
+    film_tasks=TASKS,
     demos=(2,),
     tasks=("tabletop/touch-red-cube",),
     rollouts=2,
@@ -39,7 +40,6 @@ TINY = replace(
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("UNDERSTUDY_CACHE", str(tmp_path_factory.getbasetemp() / "probe-cache"))
-    monkeypatch.setattr(material, "FILM_TASKS", TASKS)
     monkeypatch.setattr(material, "default_workers", lambda: 0)
     monkeypatch.setattr(control, "default_workers", lambda: 0)
 
@@ -114,12 +114,12 @@ def test_training_and_test_scenes_are_not_the_same():
 
 
 def test_films_of_both_embodiments_are_of_the_same_tasks():
-    person, robot = (material.films(who, 2, tier="T1", test=True) for who in ("hand", "robot"))
+    person, robot = (material.films(who, 2, tier="T1", test=True, tasks=TASKS) for who in ("hand", "robot"))
     assert (person.task == robot.task).all()
     assert len(person) == 6
     assert len(person.split(person.progress)) == 6
     assert person.success.all()
-    failed = material.films("hand", 2, tier="T1", test=True, failures=1.0)
+    failed = material.films("hand", 2, tier="T1", test=True, failures=1.0, tasks=TASKS)
     assert not failed.success.any()
 
 

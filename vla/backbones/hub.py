@@ -171,6 +171,11 @@ class HubVLM(nn.Module):
             )
         return [*ids, COGNITION]
 
+    @property
+    def strange_words(self) -> list[str]:
+        """None, for the same reason as `unknown_words`."""
+        return []
+
     def unknown_words(self, instruction: str) -> list[str]:
         """None: these tokenizers spell what they do not know."""
         return []

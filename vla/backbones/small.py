@@ -66,6 +66,8 @@ class Tower(Protocol):
     """of the grid of patches"""
     about: Mapping[str, str]
     """name, path and a hash of the weights, as they were before this training"""
+    strange: list[str]
+    """words of the training instructions that it has never read"""
 
     def save(self, folder: Path) -> None:
         """Write what it is built again from, besides the weights."""
@@ -251,6 +253,11 @@ class SmallVLM(nn.Module):
     def about(self) -> Mapping[str, str] | None:
         """What it sees through: name, path and a hash of the weights, as they were before this training."""
         return None if self.tower is None else self.tower.about
+
+    @property
+    def strange_words(self) -> list[str]:
+        """Words of the training instructions that the representation has never read."""
+        return [] if self.tower is None else self.tower.strange
 
     def save(self, folder: Path) -> None:
         """Write what it is built again from, besides the weights."""
