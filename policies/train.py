@@ -2,12 +2,14 @@
 
 import json
 import logging
+import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -46,7 +48,18 @@ class TrainConfig:
     """learning rate, in parts of that of the rest, of the backbone taken over by ``start_from``; without it, of a
     representation or a vision-language model that is not frozen"""
     resume: bool = False
-    """go on where a stopped run in ``out`` was"""
+    """go on where a stopped run in ``out`` was, with as many processes as before or with others"""
+    launch: Literal["here", "ddp"] = "here"
+    """``ddp``: start ``processes`` copies of this command, which train one model together (the launcher's own command
+    is printed); a step then takes ``processes * nodes`` batches"""
+    processes: int = 0
+    """on this machine; 0: one for each GPU, or two without any"""
+    nodes: int = 1
+    """machines; give each the same command but for ``node``"""
+    node: int = 0
+    """which of them this is"""
+    meet: str = "127.0.0.1:29500"
+    """address and port of machine 0, where all meet"""
     holdout: int = 0
     """last episodes of the dataset that are not trained on"""
     features: Path | None = None
@@ -63,8 +76,39 @@ def main(argv: list[str]) -> int:
         about = "Train a policy on a dataset; stop it with Ctrl-C and go on with resume=true."
         sys.stdout.write(help_text(TrainConfig, verb="train", about=about, example=EXAMPLE, name="train"))
         return 0
-    run(load(TrainConfig, "train", argv))
+    config = load(TrainConfig, "train", argv)
+    if config.launch != "here" and not is_launched():
+        command = launcher(config, argv)
+        logger.info("%s", shlex.join(command))
+        return subprocess.call(command, env=os.environ | on_this_device())
+    run(config)
     return 0
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that train together."""
+    return "LOCAL_RANK" in os.environ
+
+
+def on_this_device() -> dict[str, str]:
+    """What accelerate has to be told where there is no GPU: that processes without one belong together all the same."""
+    import torch
+
+    return {} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "true"}
+
+
+def launcher(config: TrainConfig, argv: list[str]) -> list[str]:
+    """The command that starts all processes of this machine; torchrun, which restarts none of them."""
+    import torch
+
+    processes = config.processes or torch.cuda.device_count() or 2
+    address = ["--standalone"]
+    if config.nodes > 1:
+        host, _, port = config.meet.rpartition(":")
+        address = [f"--nnodes={config.nodes}", f"--node-rank={config.node}"]
+        address += [f"--master-addr={host}", f"--master-port={port}"]
+    run_all = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *address]
+    return [*run_all, "-m", "vla", "train", *argv]
 
 
 def run(config: TrainConfig) -> Path:

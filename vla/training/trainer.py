@@ -159,6 +159,7 @@ def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracke
                 state.step += 1
             tracker.count(config.batch_size * config.grad_accumulation * loop.accelerator.num_processes)
             if state.step % config.log_every == 0 or state.step == config.steps:
+                loss = loop.accelerator.reduce(loss, "mean")
                 tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate)
             if state.step % config.save_every == 0 and state.step < config.steps:
                 saving()
