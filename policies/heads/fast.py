@@ -9,10 +9,12 @@ packed beforehand, in bf16 where that is fast; that needs a C++ compiler.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch._inductor import config as inductor
 
 from policies.heads.generative import GenerativeHead
 from vla.backbones.backbone import TokenGroup
@@ -21,6 +23,8 @@ from vla.training.precision import bf16_if_fast
 
 WARM_UP = 3
 """Calls before a loop is captured, in which libraries choose their kernels and take their workspaces."""
+FEW = 256
+"""Rows of a product for which a second CPU core costs more than it brings: waking it takes longer than its share."""
 Sampler = Callable[[TokenGroup, Tensor], Tensor]
 
 
@@ -61,16 +65,27 @@ class Compiled:
     """The loop around a compiled denoiser."""
 
     def __init__(self, head: GenerativeHead, context: TokenGroup) -> None:
-        self._head = head
+        self._head, self._rows = head, 2 * len(context.tokens) * (head.noise_shape[0] + 1)
         self._plain = head.denoiser.forward
-        self._compiled = torch.compile(self._plain, dynamic=False, options={"freezing": True})
-        self(context, torch.randn(len(context.tokens), *head.noise_shape))
+        self._compiled = torch.compile(self._plain, dynamic=False)
+        with inductor.patch(freezing=True):  # packs the weights; among torch.compile's own options it does not
+            self(context, torch.randn(len(context.tokens), *head.noise_shape))
 
     def __call__(self, context: TokenGroup, noise: Tensor) -> Tensor:
         """Actions [B, N, A]."""
         self._head.denoiser.forward = self._compiled
         try:
-            with bf16_if_fast(noise.device):
+            with bf16_if_fast(noise.device), _threads(1 if self._rows < FEW else torch.get_num_threads()):
                 return self._head.sample(context, noise).float()
         finally:
             self._head.denoiser.forward = self._plain
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

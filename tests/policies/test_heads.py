@@ -362,12 +362,13 @@ def test_the_pull_brings_a_chunk_nearer_and_lets_go_behind(name, how):
     assert np.mean(distances[True]) < 0.5 * np.mean(distances[False])
 
 
-def taught_two(name):
-    head, context = MAKERS[name](repeats=32, drop=0.0, guidance=1.0), group(1)
+def taught_two(name, *, steps=250, **settings):
+    """A head that has learned two chunks under one cognition, all 0.8 and all -0.8, and that cognition."""
+    head, context = MAKERS[name](**{"repeats": 32, "drop": 0.0, "guidance": 1.0, **settings}), group(1)
     both = 0.8 * torch.tensor([1.0, -1.0])[:, None, None].expand(2, CHUNK, ACTION)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     twice = TokenGroup(context.tokens.repeat(2, 1, 1), context.mask.repeat(2, 1))
-    for _ in range(250):
+    for _ in range(steps):
         optimizer.zero_grad()
         head.loss(twice, both, torch.ones(2, CHUNK, dtype=torch.bool)).backward()
         optimizer.step()
@@ -416,16 +417,9 @@ def test_a_trained_prefix_is_clean_told_its_own_time_and_not_asked_for(monkeypat
 
 def test_a_head_trained_on_prefixes_goes_on_from_them():
     """Chunks that keep their sign: which one it is, only the prefix tells."""
-    head, context = diffusion(repeats=64, drop=0.0, guidance=1.0, max_delay=3), group(1)
-    both = 0.8 * torch.tensor([1.0, -1.0])[:, None, None].expand(2, CHUNK, ACTION)
-    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
-    twice = TokenGroup(context.tokens.repeat(2, 1, 1), context.mask.repeat(2, 1))
-    for _ in range(300):
-        optimizer.zero_grad()
-        head.loss(twice, both, torch.ones(2, CHUNK, dtype=torch.bool)).backward()
-        optimizer.step()
+    head, context = taught_two("diffusion", steps=300, repeats=64, max_delay=3)
     for sign in (1.0, -1.0):
-        past = Known(sign * both[:1].abs(), 2, torch.zeros(CHUNK), "trained")
+        past = Known(torch.full((1, CHUNK, ACTION), 0.8 * sign), 2, torch.zeros(CHUNK), "trained")
         noises = torch.randn(20, 1, CHUNK, ACTION, generator=torch.Generator().manual_seed(3))
         sampled = torch.cat([head.sample(context, noise, past) for noise in noises])
         assert ((sampled[:, 2:].mean((1, 2)) * sign > 0.4).float().mean() >= 0.9).all()
