@@ -159,7 +159,7 @@ def _hub_stacks(model: "CogACTModel", policy: "CogACTConfig", config: PlanConfig
         settings = module.config
         layers = getattr(settings, "num_hidden_layers", None) or settings.depth
         patches = (hub.family.side // settings.patch_size) ** 2 * config.cameras
-        yield Stack(f"vision ({name})", (module,), layers, settings.hidden_size, patches, again, vlm.freeze == "none")
+        yield Stack(f"vision ({name})", (module,), layers, settings.hidden_size, patches, again, passed=False)
     text = hub.family.config.get_text_config()
     seen = [hub.vlm.get_submodule(name) for name in hub.family.vision]
     rest = tuple(child for child in hub.vlm.children() if all(child is not one for one in seen))
