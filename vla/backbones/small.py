@@ -48,7 +48,7 @@ class SmallVLMConfig:
     language_width: int = 192
     language_depth: int = 3
     heads: int = 4
-    max_words: int = 16
+    max_words: int = 24
     """longest instruction, in tokens"""
     representation: Path | None = None
     """folder that `vla pretrain` wrote, to see through instead of convolutions and a ViT trained from scratch; then
@@ -269,9 +269,10 @@ class SmallVLM(nn.Module):
         """Token ids [B, longest]; raises `UnderstudyError` for an instruction that is too long."""
         encoded = self.tokenizer.encode_batch(list(instructions))
         for instruction, encoding in zip(instructions, encoded, strict=True):
-            if len(encoding.ids) > self.config.max_words:
+            words = sum(encoding.attention_mask)  # the others are padding
+            if words > self.config.max_words:
                 raise UnderstudyError(
-                    f"instruction of {sum(encoding.attention_mask)} tokens, at most {self.config.max_words} fit: "
+                    f"instruction of {words} tokens, at most {self.config.max_words} fit: "
                     f"{instruction!r}; raise policy.backbone.max_words and train again"
                 )
         return torch.tensor([encoding.ids for encoding in encoded])
