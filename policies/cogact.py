@@ -266,14 +266,24 @@ class CogACT:
                 f"got {observation.proprio.shape}"
             )
         images = {c.name: fit_image(observation.images[c.name], c.height)[None] for c in self.spec.cameras}
-        batch = {**self.inputs(images, observation.proprio[None]), "text": self._text}
-        noise = torch.from_numpy(self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32))
-        device = next(self.model.parameters()).device
-        on_device = {key: value.to(device) for key, value in batch.items()}
-        known = None if underway is None else self._known(underway, device)
-        normalized = self.model.sample(on_device, noise.to(device), known)[0].float().cpu().numpy()
-        actions = self.normalizers.get(self.embodiment, "action").unnormalize(normalized)
+        noise = self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32)
+        actions = self.chunks(images, observation.proprio[None], self._text, noise, underway)[0]
         return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
+
+    def chunks(
+        self,
+        images: Mapping[str, np.ndarray],
+        proprio: np.ndarray,
+        text: Tensor,
+        noise: np.ndarray,
+        underway: Underway | None = None,
+    ) -> np.ndarray:
+        """Actions [B, N, A] in physical units: pictures and proprio as in `inputs`, tokenised ``text``, ``noise``."""
+        device = next(self.model.parameters()).device
+        batch = {key: value.to(device) for key, value in {**self.inputs(images, proprio), "text": text}.items()}
+        known = None if underway is None else self._known(underway, device)
+        normalized = self.model.sample(batch, torch.from_numpy(noise).to(device), known)
+        return self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
 
     def _known(self, underway: Underway, device: torch.device) -> Known:
         """What is underway, normalised; behind its end its last row stands for nothing."""

@@ -230,14 +230,7 @@ class TrainingBatches:
 def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:
     """``provenance.json``: which data, which code, which settings, which eyes made this checkpoint."""
     plain = {
-        "data": {"path": str(config.data), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
-        "tasks": sorted(
-            {
-                info.source.removeprefix(EXPERT_SOURCE)
-                for info in dataset.episodes
-                if info.source.startswith(EXPERT_SOURCE)
-            }
-        ),
+        **data_provenance(dataset),
         "episodes": len(dataset.episodes) - config.holdout,
         "start_from": str(config.start_from) if config.start_from else None,
         "representation": representation,
@@ -251,6 +244,15 @@ def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: d
         "packages": {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")},
     }
     (config.out / "provenance.json").write_text(json.dumps(plain, indent=2))
+
+
+def data_provenance(dataset: Dataset) -> dict[str, Any]:
+    """Which data, and which simulated tasks are in it."""
+    sources = {info.source for info in dataset.episodes}
+    return {
+        "data": {"path": str(dataset.root), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
+        "tasks": sorted(told.removeprefix(EXPERT_SOURCE) for told in sources if told.startswith(EXPERT_SOURCE)),
+    }
 
 
 def code_version() -> str:

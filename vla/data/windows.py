@@ -11,7 +11,7 @@ its last value; joint targets and poses repeat the last row (CogACT and Octo pad
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -110,6 +110,15 @@ def load_windows(
     for name in cameras:
         if name not in known:
             raise unknown(f"camera of {dataset.root}", name, known)
+    bare = bare_windows(dataset, pred_horizon=pred_horizon, episodes=episodes)
+    frames = {
+        name: decoded_frames(dataset, camera=name, size=image_size, progress=progress) for name in (cameras or known)
+    }
+    return replace(bare, frames=frames)
+
+
+def bare_windows(dataset: Dataset, *, pred_horizon: int, episodes: Sequence[int] | None = None) -> Windows:
+    """`load_windows` without pictures: ``frames`` is empty, and nothing is decoded."""
     if not dataset.episodes:
         raise UnderstudyError(f"the dataset at {dataset.root} has no episodes")
     with ThreadPoolExecutor() as pool:
@@ -118,10 +127,7 @@ def load_windows(
     texts = tuple(dict.fromkeys(info.instruction for info in dataset.episodes))
     chosen = np.isin(np.arange(len(lengths)), range(len(lengths)) if episodes is None else list(episodes))
     return Windows(
-        frames={
-            name: decoded_frames(dataset, camera=name, size=image_size, progress=progress)
-            for name in (cameras or known)
-        },
+        frames={},
         proprio=np.concatenate([entry["proprio"] for entry in arrays]),
         actions=np.concatenate([entry["actions"] for entry in arrays]),
         ends=np.repeat(np.cumsum(lengths), lengths),
