@@ -49,9 +49,10 @@ class TrainConfig:
     representation or a vision-language model that is not frozen"""
     resume: bool = False
     """go on where a stopped run in ``out`` was, with as many processes as before or with others"""
-    launch: Literal["here", "ddp"] = "here"
+    launch: Literal["here", "ddp", "fsdp"] = "here"
     """``ddp``: start ``processes`` copies of this command, which train one model together (the launcher's own command
-    is printed); a step then takes ``processes * nodes`` batches"""
+    is printed); a step then takes ``processes * nodes`` batches. ``fsdp``: the same, for a model that is too large for
+    one GPU: each holds its part of weights, average and moments"""
     processes: int = 0
     """on this machine; 0: one for each GPU, or two without any"""
     nodes: int = 1
@@ -116,6 +117,7 @@ def run(config: TrainConfig) -> Path:
     from vla.training.trainer import train
 
     family, policy_config, trainer = checked(config.policy, config.trainer)
+    trainer = replace(trainer, sharded=trainer.sharded or config.launch == "fsdp")
     dataset = open_dataset(config.data)
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     features = kept_features(config, policy_config, dataset, windows)
