@@ -97,7 +97,8 @@ class Taco(nn.Module):
         with torch.no_grad():
             seen = self.project(seen_later(look, batch, later)).float()
         if self.likeness is not None:
-            loss = info_nce(led_to @ self.likeness(seen[:, 0]).float().T, later["mask"][:, 0])
+            with torch.autocast(seen.device.type, enabled=False):  # bf16 would round the losses to a 64th
+                loss = info_nce(led_to @ self.likeness(seen[:, 0]).T, later["mask"][:, 0])
         else:
             loss = logistic((led_to[:, None] * seen).sum(-1), later["mask"].all(1))
         self._told = {"loss": loss.detach()}

@@ -248,6 +248,17 @@ def test_no_gradient_flows_into_the_targets(make_dataset, make_policy, way):
     assert all(parameter.grad is not None for parameter in policy.model.auxiliary.parameters())
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_losses_are_computed_in_full_precision(make_dataset, make_policy, way):
+    policy, windows = make_policy(make_dataset(), "policy.head=regression", *WAYS[way])
+    batch = batches_of(policy, windows)(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        policy.model(batch)
+    told = {name: value for name, value in policy.model.metrics().items() if name != "action_loss"}
+    assert all(value.dtype == torch.float32 for value in told.values())
+    assert any(value != value.bfloat16() for value in told.values())
+
+
 @pytest.mark.parametrize("head", ["diffusion", "flow", "unet", "regression"])
 def test_every_head_takes_them_and_a_checkpoint_holds_them(make_dataset, make_policy, tmp_path, head):
     dataset = make_dataset()
