@@ -20,6 +20,7 @@ from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from policies.auxiliary.objective import Auxiliary, AuxiliaryConfig
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead
 from policies.heads.dit import DiT, DiTSize
 from policies.heads.flow import FlowConfig, FlowHead
@@ -34,7 +35,7 @@ from vla.backbones.small import FOLDER, TOKENIZER, SmallVLM, SmallVLMConfig, bui
 from vla.config import from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
-from vla.data.windows import Batch, Windows
+from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line
 from vla.representation.tower import PretrainedTower, Source
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
@@ -70,6 +71,8 @@ class CogACTConfig:
     normalization: Mode = "quantile"
     mask_padding: bool = False
     """leave padded rows out of the loss; CogACT learns the neutral action there instead"""
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    """what is learned besides the actions, whichever head it is"""
 
     @property
     def image_size(self) -> int:
@@ -80,16 +83,35 @@ class CogACTConfig:
 class CogACTModel(nn.Module):
     """Backbone and head as one module; calling it with a batch gives the loss."""
 
-    def __init__(self, config: CogACTConfig, backbone: "SmallVLM | hub.HubVLM", *, action_dim: int) -> None:
+    def __init__(
+        self, config: CogACTConfig, backbone: "SmallVLM | hub.HubVLM", *, action_dim: int, proprio_dim: int = 0
+    ) -> None:
+        """``proprio_dim`` is that of the states which an auxiliary objective reads."""
         super().__init__()
         self.mask_padding = config.mask_padding
         self.backbone = backbone
         self.head = make_head(config, action_dim=action_dim, token_dim=backbone.width)
+        sizes = {"action_dim": action_dim, "proprio_dim": proprio_dim, "chunk": config.pred_horizon}
+        self.auxiliary = Auxiliary(config.auxiliary, backbone, **sizes)
+        self._told: dict[str, Tensor] = {}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch made by `CogACT.training_batch`."""
         mask = batch["mask"] if self.mask_padding else torch.ones_like(batch["mask"])
-        return self.head.loss(self._context(batch), batch["actions"], mask)
+        context = self._context(batch)
+        loss = self.head.loss(context, batch["actions"], mask)
+        if not self.auxiliary:
+            return loss
+        self._told = {"action_loss": loss.detach()}
+        return loss + self.auxiliary(context, batch, self.backbone, self._context)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """What follows optimizer step ``step`` of ``steps``."""
+        self.auxiliary.after_step(self.backbone, step, steps)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the last loss was made of, if it was of several."""
+        return self._told | self.auxiliary.metrics()
 
     @torch.no_grad()
     def sample(self, batch: Mapping[str, Tensor], noise: Tensor, known: Known | None = None) -> Tensor:
@@ -170,7 +192,7 @@ class CogACT:
         strange = backbone.strange_words
         if strange:
             logger.warning("words that the representation has never read: %s", ", ".join(strange))
-        model = CogACTModel(config, backbone, action_dim=spec.action.dim)
+        model = CogACTModel(config, backbone, action_dim=spec.action.dim, proprio_dim=spec.proprio_dim)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
     @classmethod
@@ -182,7 +204,7 @@ class CogACT:
         config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
         small = config.vlm is None
         backbone = _small_from(config.backbone, spec, folder) if small else _hub(config.vlm, spec, folder)
-        model = CogACTModel(config, backbone, action_dim=spec.action.dim)
+        model = CogACTModel(config, backbone, action_dim=spec.action.dim, proprio_dim=spec.proprio_dim)
         try:
             load_model(model, folder / WEIGHTS)
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -217,6 +239,7 @@ class CogACT:
             raise UnderstudyError(
                 f"the backbone of {checkpoint} has other sizes than policy.backbone: {first_line(error)}"
             ) from error
+        self.model.auxiliary.restart(self.model.backbone)
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs."""
@@ -244,6 +267,10 @@ class CogACT:
             "actions": torch.from_numpy(actions),
             "mask": torch.from_numpy(batch.mask),
         }
+
+    def later(self, windows: Windows, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Later]:
+        """What the model wants to see, by name, besides the samples at ``indices`` [B] of ``windows``."""
+        return self.model.auxiliary.later(windows, indices, rng)
 
     def reset(self, task: Task, *, seed: int = 0) -> None:
         """Begin an episode; its noise follows from ``seed`` alone."""

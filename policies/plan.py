@@ -132,7 +132,7 @@ def _without_storage(policy: "CogACTConfig", config: PlanConfig) -> "CogACTModel
         policy = replace(policy, vlm=replace(policy.vlm, random_init=True))
     with torch.device("meta"):
         backbone = make_backbone(policy, spec, build_tokenizer([" ".join(map(str, range(1000)))]))
-        return CogACTModel(policy, backbone, action_dim=config.action_dim)
+        return CogACTModel(policy, backbone, action_dim=config.action_dim, proprio_dim=config.proprio_dim)
 
 
 def _stacks(model: "CogACTModel", policy: "CogACTConfig", config: PlanConfig) -> Iterator[Stack]:

@@ -24,7 +24,8 @@ POLICIES = {"cogact": "policies.cogact:CogACT"}
 """Family name → ``module:class``; the module is imported when the policy is made, not before.
 
 The class has ``config_class``, ``create(config, dataset_spec, windows)`` and ``load(folder)``; to be trained it also
-has ``model``, ``training_batch(batch)``, ``save(folder)`` and ``representation``, what it sees through, if anything.
+has ``model``, ``training_batch(batch)``, ``later(windows, indices, rng)`` and ``inputs(images, proprio)`` for what it
+wants to see besides, ``save(folder)`` and ``representation``, what it sees through, if anything.
 """
 
 PEERS = {"lerobot": "policies.lerobot_plugin.peer:LeRobotPeer"}

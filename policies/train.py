@@ -16,7 +16,7 @@ import numpy as np
 from policies.policy import policy_class
 from vla.config import build, help_text, load, wants_help
 from vla.data.lerobot import Dataset, open_dataset
-from vla.data.windows import EpochSampler, Windows, load_windows
+from vla.data.windows import EpochSampler, Later, Windows, load_windows
 from vla.errors import UnderstudyError
 from vla.types import EXPERT_SOURCE
 
@@ -226,7 +226,24 @@ class TrainingBatches:
 
             del batch["text"]
             batch["features"] = torch.from_numpy(self._features[frames])
+        for name, later in self._policy.later(self._windows, frames, rng).items():
+            batch |= {f"{name}.{key}": value for key, value in self._seen(later, shift).items()}
         return batch
+
+    def _seen(self, later: Later, shift: np.ndarray | None) -> "Batch":
+        """What is seen ``later``, [B, K, …] each; pictures are shifted like those of their sample."""
+        import torch
+
+        frames = later.frames.ravel()
+        windows = self._windows if later.pictures else replace(self._windows, frames={})
+        if shift is not None:
+            shift = shift.repeat(later.frames.shape[1], axis=0)
+        batch = windows.gather(frames, shift)
+        seen = self._policy.inputs(batch.images, batch.proprio)
+        if self._features is not None and later.pictures:
+            seen["features"] = torch.from_numpy(self._features[frames])
+        seen = {key: value.unflatten(0, later.frames.shape) for key, value in seen.items()}
+        return {**seen, "mask": torch.from_numpy(later.mask)}
 
 
 def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:

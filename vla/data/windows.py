@@ -37,6 +37,18 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Later:
+    """Frames [B, K] to be seen beside B samples, of the same episodes; ``mask`` [B, K]: which of them count.
+
+    ``pictures``: whether they are looked at, or only their proprio is asked for.
+    """
+
+    frames: np.ndarray
+    mask: np.ndarray
+    pictures: bool = True
+
+
+@dataclass(frozen=True)
 class Windows:
     """All samples of a dataset, one per frame, gathered by index without copying the dataset.
 
@@ -69,6 +81,23 @@ class Windows:
             mask=mask,
             instructions=[self.instructions[number] for number in self.instruction_of[indices]],
         )
+
+    def ahead(self, indices: np.ndarray, offsets: np.ndarray, *, pictures: bool = True) -> Later:
+        """The frames ``offsets`` [K] control steps after ``indices`` [B]; behind the end, the last one, masked out."""
+        frames, last = indices[:, None] + offsets, self.ends[indices, None] - 1
+        return Later(np.minimum(frames, last), frames <= last, pictures)
+
+    def beside(self, indices: np.ndarray, distance: int, rng: np.random.Generator) -> Later:
+        """For each of ``indices`` [B] another frame [B, 1] of its episode, at most ``distance`` control steps away.
+
+        Each that there is, is as likely; in an episode of one frame there is none.
+        """
+        begin = np.searchsorted(self.ends, self.ends[indices])
+        low = np.maximum(indices - distance, begin)
+        others = np.minimum(indices + distance, self.ends[indices] - 1) - low
+        drawn = low + rng.integers(0, np.maximum(others, 1))
+        frames = np.where(others > 0, drawn + (drawn >= indices), indices)
+        return Later(frames[:, None], others[:, None] > 0)
 
 
 def pad_neutral(actions: np.ndarray, mask: np.ndarray, spec: ActionSpec) -> np.ndarray:

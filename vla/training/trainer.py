@@ -3,6 +3,9 @@
 A model is any ``nn.Module`` whose call with a batch gives a scalar loss. Batches come from a function of the batch's
 number, so step *s* sees the same data, noise and dropout whether or not the run was stopped before it.
 
+It may have two members more: ``after_step(step, steps)``, called after each optimizer step, for weights that follow
+others; and ``metrics()``, scalar tensors of its last call by name, logged beside the loss.
+
 Every hidden source of state is a function of the step: the learning rate, the batch, the generators' seed. Only the
 weights, their average and the optimizer's moments are saved (`vla.training.checkpoint`).
 """
@@ -178,6 +181,8 @@ def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracke
                 upcoming = loader.submit(loop.load, state.step + 1)
             with _noted() as pressed:  # weights, average and count must belong together again before a stop
                 loss, norm, rate = loop.step(state.step, batches)
+                if hasattr(state.model, "after_step"):
+                    state.model.after_step(state.step, config.steps)
                 if state.ema is not None:
                     state.ema.update_parameters(state.model)
                 state.step += 1
@@ -186,7 +191,7 @@ def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracke
             tracker.count(config.batch_size * config.grad_accumulation * loop.accelerator.num_processes)
             if state.step % config.log_every == 0 or state.step == config.steps:
                 loss = loop.accelerator.reduce(loss, "mean")
-                tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate)
+                tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate, **loop.metrics(state.model))
             if state.step % config.save_every == 0 and state.step < config.steps:
                 saving()
 
@@ -257,6 +262,11 @@ class _Loop:
             return stop
         asked = torch.tensor(float(stop), device=self.accelerator.device)
         return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    def metrics(self, model: nn.Module) -> dict[str, float]:
+        """What ``model`` tells of its last call, mean over the ranks."""
+        told = model.metrics() if hasattr(model, "metrics") else {}
+        return {name: float(self.accelerator.reduce(value, "mean")) for name, value in told.items()}
 
     def step(self, step: int, batches: list[Batch]) -> tuple[Tensor, Tensor, float]:
         """Loss, gradient norm and learning rate of one optimizer step."""
