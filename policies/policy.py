@@ -67,6 +67,10 @@ class Policy(Protocol):
         """
         ...
 
+    def hasten(self) -> None:
+        """Answer quicker from now on, for inference alone; the first answer takes a minute longer."""
+        ...
+
 
 def policy_class(name: str) -> Any:
     """The class behind a family's name; raises `UnderstudyError` naming the nearest one."""

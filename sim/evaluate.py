@@ -51,6 +51,8 @@ class EvalConfig:
     seed: int = 0
     """first test scene"""
     workers: int = field(default_factory=default_workers)
+    quick: bool = False
+    """compile the policy first, for a minute in each worker: for evaluations of many hundred scenes"""
     films: bool = True
     """film one success and one failure of each task"""
     other_scene: bool = False
@@ -91,7 +93,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     """Play all scenes, then play the ones worth watching again for their films."""
     started = perf_counter()
     tasks = expand(config.tasks or trained_tasks(config.policy))
-    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution)
+    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution, config.quick)
     if not config.other_scene:
         check_fingerprint(config.policy, shared_suite(suite_of(tasks[0]), setting.suite_options).spec.fingerprint)
     scenes = plan(tasks, setting, config)

@@ -33,6 +33,8 @@ class Setting:
     suite_options: str
     checkpoint: str = ""
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    quick: bool = False
+    """hasten the policy first"""
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,12 @@ class RandomActor:
 
 
 @cache
-def shared_policy(checkpoint: str) -> Policy:
-    """The policy of this process, loaded once."""
-    return load_policy(checkpoint)
+def shared_policy(checkpoint: str, *, quick: bool = False) -> Policy:
+    """The policy of this process, loaded once, and hastened if it is to be ``quick``."""
+    policy = load_policy(checkpoint)
+    if quick:
+        policy.hasten()
+    return policy
 
 
 def play(scene: Scene) -> Played:
@@ -136,7 +141,7 @@ def _actor(scene: Scene, suite: Suite, told: str) -> Actor:
         return ExpertActor(suite)
     if scene.condition == "random":
         return RandomActor(suite, scene.seed)
-    policy = shared_policy(scene.setting.checkpoint)
+    policy = shared_policy(scene.setting.checkpoint, quick=scene.setting.quick)
     check_fits(policy, suite)
     executor = ChunkExecutor(policy, scene.setting.execution)
     executor.reset(Task(told), seed=scene.seed)

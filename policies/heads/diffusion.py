@@ -48,7 +48,9 @@ class DiffusionHead(GenerativeHead):
 
     def __init__(self, config: DiffusionConfig, denoiser: nn.Module, *, action_dim: int, chunk: int) -> None:
         super().__init__(config, denoiser, action_dim=action_dim, chunk=chunk)
-        self.scheduler = ddim_scheduler(config.ddim_steps)
+        with torch.device("cpu"):  # its numbers are the host's, wherever the weights are made
+            self.scheduler = ddim_scheduler(config.ddim_steps)
+            self._steps = tuple(_steps(self.scheduler))
 
     def draw_times(self, count: int, device: torch.device) -> Tensor:
         """Whole times, each as likely."""
@@ -60,10 +62,14 @@ class DiffusionHead(GenerativeHead):
 
     def steps(self) -> Iterator[Step]:
         """DDIM's times, from noise to actions."""
-        kept = [*self.scheduler.alphas_cumprod[self.scheduler.timesteps].tolist(), 1.0]
-        for time, now, later in zip(self.scheduler.timesteps.tolist(), kept, kept[1:]):
-            yield Step(time, now**0.5, (1 - now) ** 0.5, later**0.5, (1 - later) ** 0.5)
+        return iter(self._steps)
 
     def clean(self, noisy: Tensor, said: Tensor, step: Step) -> Tensor:
         """What is left without the noise that it said."""
         return (noisy - step.sigma * said) / step.alpha
+
+
+def _steps(scheduler: DDIMScheduler) -> Iterator[Step]:
+    kept = [*scheduler.alphas_cumprod[scheduler.timesteps].tolist(), 1.0]
+    for time, now, later in zip(scheduler.timesteps.tolist(), kept, kept[1:]):
+        yield Step(time, now**0.5, (1 - now) ** 0.5, later**0.5, (1 - later) ** 0.5)

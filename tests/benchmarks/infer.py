@@ -3,30 +3,32 @@
 The head alone: 2.8 M parameters, DDIM with 10 steps and guidance, one observation. "plain" is what one would write
 first: attention from PyTorch, two passes for guidance, the scheduler's own step. LeRobot's is its own U-Net at equal
 parameters and steps, without guidance, since it has none. Then the whole policy at the ``cpu`` preset, stage by stage,
-and the least time that this device could take for the head: its FLOPs at the measured rate of large products, or its
-weights at the measured rate of memory, whichever is more.
+as it comes and hastened (`policies.cogact.CogACT.hasten`), and the least time that this device could take for the
+head: its FLOPs at the measured rate of large products, or its weights at the measured rate of memory, whichever is
+more.
 """
 
 import sys
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
-from benchmarks.train import CAMERAS, HORIZON, SIDE, cogact, parameters, preset, wait
+from benchmarks.latency import Rates, stages
+from benchmarks.train import HORIZON, cogact, parameters, preset, wait
 from torch import Tensor, nn
 
+from policies.hastened import Hastened
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead, ddim_scheduler
 from policies.heads.dit import DiT, DiTSize
 from policies.heads.fast import quick
 from vla.backbones.backbone import TokenGroup
 from vla.backbones.transformer import sinusoid
 from vla.bench import Row, interleaved, parser, write_bench
-from vla.types import Observation, Task
 
 ACTION, TOKEN, STEPS, GUIDANCE = 7, 256, 10, 1.5
 SIZE = DiTSize(6, 192, 4)
+CACHE = 32e6
+"""Bytes of weights that stay close to a processor from one step to the next."""
 UNET = (40, 88, 176)
 """Channels of LeRobot's U-Net that make 2.8 M parameters."""
 
@@ -115,63 +117,22 @@ def lerobot_sampler(device: torch.device) -> tuple[nn.Module, Callable[[], Tenso
     return model.unet, sample
 
 
-def device_rates(device: torch.device) -> tuple[float, float]:
-    """Measured: FLOP/s of a large product in fp32 on a CPU and bf16 on a GPU, and bytes/s read from memory."""
-    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(size, size, device=device, dtype=kind) for _ in range(2))
-    much = torch.ones(2**28 if device.type == "cuda" else 2**25, device=device)
-    return 2 * size**3 / _best(lambda: a @ b), 4 * much.numel() / _best(much.sum)
-
-
-def _best(call: Callable[[], object]) -> float:
-    times = []
-    for _ in range(6):
-        begun = perf_counter()
-        call()
-        wait()
-        times.append(perf_counter() - begun)
-    return min(times)
-
-
-def floor(head: nn.Module, device: torch.device) -> Row:
+def floor(head: DiffusionHead, device: torch.device) -> Row:
     """The least time that the head's sampling can take here."""
-    flops, read = device_rates(device)
-    weights = parameters(head.denoiser)
-    tokens = 2 * (HORIZON + 1)
-    work, moved = STEPS * 2 * weights * tokens / flops, STEPS * 4 * weights / read
-    why = f"{1e-9 * flops:,.0f} GFLOP/s, {1e-9 * read:,.0f} GB/s from memory"
-    return Row(f"head, floor ({why})", 1e3 * max(work, moved if weights * 4 > 32e6 else 0.0), "ms")
+    rates, weights = Rates.of(device), parameters(head.denoiser)
+    tokens, moved = 2 * (HORIZON + 1), 4 * weights
+    seconds = rates.least(STEPS * 2 * weights * tokens, STEPS * moved if moved > CACHE else 0)
+    return Row(f"head, floor ({rates})", 1e3 * seconds, "ms")
 
 
-def stages(rounds: int) -> list[Row]:
-    """Capture → tokens → head → chunk of the whole policy, once for each observation."""
+def whole(rounds: int) -> list[Row]:
+    """The stages of the policy of the ``cpu`` preset, as it comes and hastened."""
     config, _ = preset()
     policy = cogact(config)
     policy.model.eval()
-    random = np.random.default_rng(0)
-    policy.reset(Task("push the red cube to the white pad"))
-    found: dict[str, list[float]] = {name: [] for name in ("inputs", "tokens", "head", "chunk", "all")}
-    action = policy.normalizers.get(policy.embodiment, "action")
-    for _ in range(rounds + 2):
-        images = {name: random.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8) for name in CAMERAS}
-        seen = Observation(images, random.uniform(-1, 1, policy.spec.proprio_dim).astype(np.float32), 0)
-        marks = [perf_counter()]
-        with torch.inference_mode():
-            batch = {**policy.inputs({n: i[None] for n, i in seen.images.items()}, seen.proprio[None])}
-            batch["text"] = policy._text
-            marks.append(perf_counter())
-            context = policy.model._context(batch)
-            marks.append(perf_counter())
-            noise = torch.randn(1, *policy.model.head.noise_shape)
-            sampled = policy.model.head.sample(context, noise)
-            marks.append(perf_counter())
-            action.unnormalize(sampled[0].numpy())
-            marks.append(perf_counter())
-        for name, begun, ended in zip(found, marks, marks[1:], strict=False):
-            found[name].append(ended - begun)
-        found["all"].append(marks[-1] - marks[0])
-    return [Row.of_times(f"policy, cpu preset: {name}", seconds[2:]) for name, seconds in found.items()]
+    rows = stages(policy, Hastened(policy.model), "policy, cpu preset", rounds)
+    policy.hasten()
+    return rows + stages(policy, policy.hastened, "policy, cpu preset, hastened", rounds)
 
 
 def main(argv: list[str]) -> int:
@@ -197,7 +158,7 @@ def main(argv: list[str]) -> int:
         {name: _waiting(call) for name, call in calls.items()}, rounds=100 if options.long else 30, warmup=3
     )
     rows = [Row.of_times(name, samples) for name, samples in times.samples.items()]
-    rows += [floor(head, device), *(stages(60 if options.long else 20))]
+    rows += [floor(head, device), *whole(60 if options.long else 20)]
     rows += [Row(f"{name}, parameters", count / 1e6, "M") for name, count in counts.items()]
     ratios = {
         "sample_vs_eager": times.ratio("head, quick", "head, plain"),

@@ -44,15 +44,15 @@ def preset() -> tuple[CogACTConfig, TrainerConfig]:
     return policy, build(TrainerConfig, {**config.trainer, "batch_size": BATCH}, where="trainer")
 
 
-def recording() -> tuple[DatasetSpec, Windows]:
+def recording(axes: str = "abcd", *, side: int = SIDE) -> tuple[DatasetSpec, Windows]:
     """One episode of noise, long enough for one batch of whole chunks; both are trained on its first frames."""
     random, length = np.random.default_rng(0), BATCH + HORIZON
-    dims = tuple("abcd")
+    dims = tuple(axes)
     action = ActionSpec(kind="ee_delta", names=dims, low=(-1.0,) * len(dims), high=(1.0,) * len(dims))
-    cameras = tuple(CameraSpec(name, SIDE, SIDE) for name in CAMERAS)
+    cameras = tuple(CameraSpec(name, side, side) for name in CAMERAS)
     spec = DatasetSpec(fps=20.0, cameras=cameras, proprio_names=dims, action=action, embodiment="noise")
     windows = Windows(
-        frames={name: random.integers(256, size=(length, SIDE, SIDE, 3), dtype=np.uint8) for name in CAMERAS},
+        frames={name: random.integers(256, size=(length, side, side, 3), dtype=np.uint8) for name in CAMERAS},
         proprio=random.uniform(-1, 1, (length, len(dims))).astype(np.float32),
         actions=random.uniform(-1, 1, (length, len(dims))).astype(np.float32),
         ends=np.full(length, length),

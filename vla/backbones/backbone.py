@@ -20,6 +20,15 @@ class Backbone(Protocol):
 
     width: int
 
+    @property
+    def static(self) -> bool:
+        """Whether its forward never looks at values on the device, so that `vla.backbones.graph.Graph` can hold it."""
+        ...
+
+    def settle(self) -> None:
+        """For inference alone, and for good: every weight in the precision that it computes in."""
+        ...
+
     def tokenize(self, instructions: Sequence[str]) -> Tensor:
         """Token ids [B, L] int64 for a batch of instructions, padded with the backbone's own padding id."""
         ...

@@ -74,6 +74,7 @@ class HubVLM(nn.Module):
         self._end = self._end_token()
         self.width: int = source.settings.get_text_config().hidden_size
         self.bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(PartialState().device))
+        self._settled = False
         mean, std = self.family.statistics(source.processor)
         self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
@@ -121,6 +122,11 @@ class HubVLM(nn.Module):
             for name, module in self.vlm.named_modules()
             if isinstance(module, nn.Linear) and not name.startswith(apart) and ".layers." in f".{name}"
         ]
+
+    @property
+    def static(self) -> bool:
+        """Whether `vla.backbones.graph.Graph` can record it."""
+        return self.family.static
 
     @property
     def frozen(self) -> bool:
@@ -202,10 +208,11 @@ class HubVLM(nn.Module):
             return self._cognition(images, text, self._present(images, text, present))
 
     def _present(self, images: Mapping[str, Tensor], text: Tensor, present: Tensor | None) -> Tensor:
-        given = torch.tensor([name in images for name in self.cameras], device=text.device)
-        if not given.any():
+        if not any(name in images for name in self.cameras):
             raise UnderstudyError(f"no picture: give one of the cameras {', '.join(self.cameras)}")
-        return given.expand(len(text), -1) if present is None else given & present
+        ones = [torch.full((len(text),), name in images, device=text.device) for name in self.cameras]
+        given = torch.stack(ones, dim=1)
+        return given if present is None else given & present
 
     def _cognition(self, images: Mapping[str, Tensor], text: Tensor, present: Tensor) -> Tensor:
         real, here = text != PADDING, text == COGNITION
@@ -213,16 +220,9 @@ class HubVLM(nn.Module):
         pictures = ids == self.family.config.image_token_id
         number = (pictures.long().cumsum(1) - 1).clamp(min=0) // self.family.tokens
         visible = real & (~pictures | present.gather(1, number.clamp(max=len(self.cameras) - 1)))
-        places = self.family.place(self.vlm, ids, real)
-        with torch.autocast(text.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden = self.vlm(
-                input_ids=ids,
-                attention_mask=visible.long(),
-                use_cache=False,
-                **places,
-                **self.family.pack(self._pixels(images, text)),
-            ).last_hidden_state
-        return hidden[here].float()
+        with torch.autocast(text.device.type, torch.bfloat16, enabled=self.bf16 and not self._settled):
+            hidden = self.family.run(self.vlm, ids, self._pixels(images, text), real=real, visible=visible)
+        return hidden[torch.arange(len(ids), device=ids.device), here.int().argmax(1)].float()
 
     def _pixels(self, images: Mapping[str, Tensor], text: Tensor) -> Tensor:
         """[B, C, channels, S, S], normalised as the model was trained; a camera that is missing is black."""
@@ -244,6 +244,13 @@ class HubVLM(nn.Module):
         """The adapters beside the weights again."""
         for module in self._adapters():
             module.unmerge()
+
+    def settle(self) -> None:
+        """For inference alone, and for good: adapters folded in, every weight in the precision it computes in."""
+        self.merge()
+        for parameter in self.vlm.requires_grad_(False).parameters():
+            parameter.data = parameter.data.to(torch.bfloat16 if self.bf16 else torch.float32)
+        self._settled = True
 
     def _adapters(self) -> list[BaseTunerLayer]:
         return [module for module in self.vlm.modules() if isinstance(module, BaseTunerLayer)]

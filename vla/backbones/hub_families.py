@@ -26,6 +26,8 @@ class Family:
     vision: ClassVar[tuple[str, ...]]
     """the modules that a frozen vision tower is made of"""
     first_position: ClassVar[int] = 0
+    static: ClassVar[bool] = False
+    """whether `run` never looks at values on the device, so that a CUDA graph can hold it"""
 
     def __init__(self, config: Any, *, image_size: int) -> None:
         self.config = config
@@ -57,6 +59,11 @@ class Family:
         """Where tokens [B, L] stand, padding (where ``real`` is false) not counted: more keyword arguments."""
         return {"position_ids": (real.long().cumsum(1) - 1).clamp(min=0) + self.first_position}
 
+    def run(self, model: nn.Module, ids: Tensor, pixels: Tensor, *, real: Tensor, visible: Tensor) -> Tensor:
+        """Hidden states [B, L, D] of the last layer; ``real`` and ``visible`` [B, L]: no padding, and seen at all."""
+        given = {**self.place(model, ids, real), **self.pack(pixels)}
+        return model(input_ids=ids, attention_mask=visible.long(), use_cache=False, **given).last_hidden_state
+
 
 class SmolVLM(Family):
     """SmolVLM2: one view of each picture, not cut into tiles."""
@@ -85,15 +92,25 @@ class PaliGemma(Family):
     placeholder = "<image>"
     vision = ("vision_tower",)
     first_position = 1
+    static = True
 
     @property
     def tokens(self) -> int:
         """Tokens of one picture."""
         return (self.config.vision_config.image_size // self.config.vision_config.patch_size) ** 2
 
-    def place(self, model: nn.Module, ids: Tensor, real: Tensor) -> dict[str, Tensor]:
-        """No token is of the answer."""
-        return {**super().place(model, ids, real), "token_type_ids": torch.zeros_like(ids)}
+    def run(self, model: nn.Module, ids: Tensor, pixels: Tensor, *, real: Tensor, visible: Tensor) -> Tensor:
+        """The same as the model's own forward, which counts placeholders on the device and makes the host wait."""
+        pictures = ids == self.config.image_token_id
+        words = model.get_input_embeddings()(ids.masked_fill(pictures, 0))
+        seen = model.get_image_features(**self.pack(pixels)).pooler_output.to(words.dtype)
+        outputs = model.language_model(
+            inputs_embeds=words.masked_scatter(pictures[..., None].expand_as(words), seen),
+            attention_mask=visible[:, None, None].expand(-1, 1, ids.shape[1], -1),
+            use_cache=False,
+            **self.place(model, ids, real),
+        )
+        return outputs.last_hidden_state
 
 
 class QwenVL(Family):
@@ -151,6 +168,7 @@ class Prismatic(Family):
     image = "{tokens}"
     placeholder = "<image>"
     vision = ("dino", "siglip")
+    static = True
 
     @property
     def tokens(self) -> int:

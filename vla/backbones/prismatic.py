@@ -113,11 +113,14 @@ class PrismaticModel(PreTrainedModel):
         position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """Token ids [B, L] with placeholders, pictures [B * cameras, 6, S, S]."""
+        """Token ids [B, L] with placeholders, pictures [B * cameras, 6, S, S]; the mask [B, L] is of what is seen."""
         pictures = input_ids == self.config.image_token_id
         embedded = self.get_input_embeddings()(input_ids.masked_fill(pictures, 0))
         seen = self.see(pixel_values).to(embedded.dtype)
         embedded = embedded.masked_scatter(pictures[..., None].expand_as(embedded), seen)
+        if attention_mask is not None:  # transformers would look first whether all is seen, and make the host wait
+            before = torch.ones(input_ids.shape[1], input_ids.shape[1], dtype=torch.bool, device=input_ids.device)
+            attention_mask = before.tril() & attention_mask.bool()[:, None, None]
         return self.language_model(
             inputs_embeds=embedded, attention_mask=attention_mask, position_ids=position_ids, **kwargs
         )

@@ -255,6 +255,14 @@ class SmallVLM(nn.Module):
         return None if self.tower is None else self.tower.about
 
     @property
+    def static(self) -> bool:
+        """Whether `vla.backbones.graph.Graph` can record it."""
+        return self.tower is None
+
+    def settle(self) -> None:
+        """Nothing to do: it computes in the precision of its weights."""
+
+    @property
     def strange_words(self) -> list[str]:
         """Words of the training instructions that the representation has never read."""
         return [] if self.tower is None else self.tower.strange
