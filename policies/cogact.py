@@ -8,7 +8,7 @@ One loss trains both ends. What enters the model is made by `CogACT.inputs`, in 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from policies.auxiliary.objective import Auxiliary, AuxiliaryConfig
+from policies.embodiments import Embodiments
 from policies.hastened import Hastened
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead
 from policies.heads.dit import DiT, DiTSize
@@ -30,7 +31,7 @@ from policies.heads.realtime import Known, soft_weights
 from policies.heads.regression import RegressionConfig, RegressionHead
 from policies.heads.unet import UNet, UNetSize
 from policies.normalizer import Mode, Normalizer, NormalizerSet
-from policies.policy import Underway, read_spec, write_spec
+from policies.policy import Underway, read_spec, read_specs, write_spec
 from vla.backbones.backbone import TokenGroup
 from vla.backbones.hub_config import HubVLMConfig
 from vla.backbones.small import FOLDER, TOKENIZER, SmallVLM, SmallVLMConfig, build_tokenizer
@@ -38,7 +39,7 @@ from vla.config import from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
-from vla.errors import UnderstudyError, first_line
+from vla.errors import UnderstudyError, first_line, unknown
 from vla.representation.tower import PretrainedTower, Source
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
 
@@ -101,7 +102,7 @@ class CogACTModel(nn.Module):
         """The loss of a batch made by `CogACT.training_batch`."""
         mask = batch["mask"] if self.mask_padding else torch.ones_like(batch["mask"])
         context = self.context(batch)
-        loss = self.head.loss(context, batch["actions"], mask)
+        loss = self.head.loss(context, batch["actions"], mask, batch.get("dims"))
         if not self.auxiliary:
             return loss
         self._told = {"action_loss": loss.detach()}
@@ -118,24 +119,24 @@ class CogACTModel(nn.Module):
     @torch.no_grad()
     def sample(self, batch: Mapping[str, Tensor], noise: Tensor, known: Known | None = None) -> Tensor:
         """Normalised actions [B, N, A] from ``noise`` of the same shape, going on from what is ``known``."""
-        return self.head.sample(self.context(batch), noise, known)
+        return self.head.sample(self.context(batch), noise, known, batch.get("dims"))
 
     def context(self, batch: Mapping[str, Tensor]) -> TokenGroup:
         """What the head sees of a batch."""
         if "features" in batch:
             return self.backbone.with_proprio(batch["features"], batch["proprio"])
         images = {name: batch[f"image.{name}"] for name in self.backbone.cameras}
-        return self.backbone(images, batch["proprio"], batch["text"])
+        return self.backbone(images, batch["proprio"], batch["text"], batch.get("present"))
 
 
 def make_backbone(
-    config: CogACTConfig, spec: PolicySpec, tokenizer: Tokenizer, *, with_model: bool = True
+    config: CogACTConfig, arms: Embodiments, tokenizer: Tokenizer, *, with_model: bool = True
 ) -> "SmallVLM | hub.HubVLM":
     """The backbone that a policy begins with; ``tokenizer``: of the small one."""
     if config.vlm is not None:
-        return _hub(config.vlm, spec, with_model=with_model)
+        return _hub(config.vlm, arms, with_model=with_model)
     path = config.backbone.representation
-    return _small(config.backbone, spec, tokenizer, None if path is None else Source.read(path))
+    return _small(config.backbone, arms, tokenizer, None if path is None else Source.read(path))
 
 
 def make_head(config: CogACTConfig, *, action_dim: int, token_dim: int) -> GenerativeHead | RegressionHead:
@@ -155,68 +156,77 @@ def make_head(config: CogACTConfig, *, action_dim: int, token_dim: int) -> Gener
 
 
 class CogACT:
-    """The policy around a `CogACTModel`: keeps `policies.policy.Policy`."""
+    """The policy around a `CogACTModel`: keeps `policies.policy.Policy` for one of its ``arms``."""
 
     family = "cogact"
     config_class = CogACTConfig
 
     def __init__(
-        self, config: CogACTConfig, spec: PolicySpec, *, normalizers: NormalizerSet, embodiment: str, model: CogACTModel
+        self,
+        config: CogACTConfig,
+        arms: Embodiments,
+        *,
+        normalizers: NormalizerSet,
+        embodiment: str,
+        model: CogACTModel,
     ) -> None:
-        self.config, self.spec, self.model = config, spec, model
+        self.config, self.arms, self.model = config, arms, model
         self.normalizers, self.embodiment = normalizers, embodiment
+        self.spec = arms.specs[embodiment]
         self._text = torch.empty(0)
         self._rng = np.random.default_rng(0)
         self.hastened: Hastened | None = None
 
     @classmethod
     def create(
-        cls, config: CogACTConfig, dataset: DatasetSpec, windows: Windows, *, features: np.ndarray | None = None
+        cls,
+        config: CogACTConfig,
+        dataset: DatasetSpec,
+        windows: Windows,
+        *,
+        features: np.ndarray | None = None,
+        others: Sequence[tuple[DatasetSpec, Windows]] = (),
     ) -> "CogACT":
         """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples.
 
         With ``features`` [N, D] of a frozen vision-language model, one row a frame, the model itself is not loaded.
+        ``others``: further datasets that it will be trained on, of this embodiment or of others.
         """
-        cameras = tuple(windows.frames)
-        size = config.image_size
-        spec = PolicySpec(
-            cameras=tuple(CameraSpec(name, size, size) for name in cameras),
-            proprio_names=dataset.proprio_names,
-            action=dataset.action,
-            accepts=("instruction",),
-            obs_horizon=1,
-            pred_horizon=config.pred_horizon,
-            exec_horizon=config.exec_horizon,
-            control_hz=dataset.fps,
-        )
-        normalizers = fit_normalizers(windows, dataset, mode=config.normalization)
-        told = np.unique(windows.instruction_of[windows.samples])
-        tokenizer = build_tokenizer([windows.instructions[number] for number in told])
-        backbone = make_backbone(config, spec, tokenizer, with_model=features is None)
+        parts = [(dataset, windows), *others]
+        arms = Embodiments(specs_of(config, parts))
+        normalizers = fit_normalizers(parts, mode=config.normalization)
+        tokenizer = build_tokenizer([words for _, part in parts for words in part.told])
+        backbone = make_backbone(config, arms, tokenizer, with_model=features is None)
         strange = backbone.strange_words
         if strange:
             logger.warning("words that the representation has never read: %s", ", ".join(strange))
-        model = CogACTModel(config, backbone, action_dim=spec.action.dim, proprio_dim=spec.proprio_dim)
-        return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
+        model = CogACTModel(config, backbone, action_dim=arms.action_dim, proprio_dim=arms.proprio_dim)
+        return cls(config, arms, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
     @classmethod
     def load(cls, folder: Path) -> "CogACT":
-        """Read what `save` wrote; every weight must be there."""
+        """Read what `save` wrote; every weight must be there. It drives the arm of the first dataset."""
         for name in (WEIGHTS, CONFIG, NORMALIZER):
             if not (folder / name).is_file():
                 raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
-        config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
+        config, normalizers = from_yaml(CogACTConfig, folder / CONFIG), NormalizerSet.load(folder / NORMALIZER)
+        arms = Embodiments(read_specs(folder) or dict.fromkeys(normalizers.by_embodiment, read_spec(folder)))
         small = config.vlm is None
-        backbone = _small_from(config.backbone, spec, folder) if small else _hub(config.vlm, spec, folder)
-        model = CogACTModel(config, backbone, action_dim=spec.action.dim, proprio_dim=spec.proprio_dim)
+        backbone = _small_from(config.backbone, arms, folder) if small else _hub(config.vlm, arms, folder)
+        model = CogACTModel(config, backbone, action_dim=arms.action_dim, proprio_dim=arms.proprio_dim)
         try:
             load_model(model, folder / WEIGHTS)
         except (RuntimeError, OSError, SafetensorError) as error:
             said = first_line(error)
             raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
-        normalizers = NormalizerSet.load(folder / NORMALIZER)
-        (embodiment,) = normalizers.by_embodiment
-        return cls(config, spec, normalizers=normalizers, embodiment=embodiment, model=model.eval())
+        return cls(config, arms, normalizers=normalizers, embodiment=next(iter(arms.specs)), model=model.eval())
+
+    def driving(self, embodiment: str) -> "CogACT":
+        """The same policy for another of its arms."""
+        if embodiment not in self.arms.specs:
+            raise unknown("embodiment of the policy", embodiment, self.arms.specs)
+        known = {"normalizers": self.normalizers, "model": self.model}
+        return CogACT(self.config, self.arms, embodiment=embodiment, **known)
 
     @property
     def representation(self) -> dict[str, str] | None:
@@ -252,25 +262,30 @@ class CogACT:
         (folder / CONFIG).write_text(to_yaml(self.config))
         self.model.backbone.save(folder)
         self.normalizers.save(folder / NORMALIZER)
-        write_spec(folder, self.family, self.spec)
+        write_spec(folder, self.family, self.spec, others=self.arms.specs if self.arms.several else {})
 
     def inputs(self, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> dict[str, Tensor]:
         """What the model sees: camera → [B, H, W, 3] uint8 of the model's size, proprio [B, P] physical."""
-        normalized = self.normalizers.get(self.embodiment, "proprio").normalize(proprio)
-        return {
-            "proprio": torch.from_numpy(normalized),
-            **{f"image.{name}": torch.from_numpy(np.ascontiguousarray(image)) for name, image in images.items()},
-        }
+        normalized = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio))
+        seen = {"proprio": self.arms.proprio(self.embodiment, normalized)}
+        if self.arms.several and images:
+            seen["present"] = self.arms.present(self.embodiment, len(proprio))
+            images = self.arms.images(images)
+        return seen | {f"image.{name}": torch.from_numpy(np.ascontiguousarray(i)) for name, i in images.items()}
 
     def training_batch(self, batch: Batch) -> dict[str, Tensor]:
         """A batch for the model: `inputs`, words, normalised actions and the mask of real rows."""
         actions = self.normalizers.get(self.embodiment, "action").normalize(batch.actions)
-        return {
+        made = {
             **self.inputs(batch.images, batch.proprio),
             "text": self.model.backbone.tokenize(batch.instructions),
-            "actions": torch.from_numpy(actions),
+            "actions": self.arms.actions(torch.from_numpy(actions)),
             "mask": torch.from_numpy(batch.mask),
         }
+        return made | self._dims(len(actions))
+
+    def _dims(self, count: int) -> dict[str, Tensor]:
+        return {"dims": self.arms.dims(self.embodiment, count)} if self.arms.several else {}
 
     def later(self, windows: Windows, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Later]:
         """What the model wants to see, by name, besides the samples at ``indices`` [B] of ``windows``."""
@@ -311,10 +326,12 @@ class CogACT:
     ) -> np.ndarray:
         """Actions [B, N, A] in physical units: pictures and proprio as in `inputs`, tokenised ``text``, ``noise``."""
         device = next(self.model.parameters()).device
-        batch = {key: value.to(device) for key, value in {**self.inputs(images, proprio), "text": text}.items()}
+        seen = {**self.inputs(images, proprio), "text": text, **self._dims(len(proprio))}
+        batch = {key: value.to(device) for key, value in seen.items()}
         known = None if underway is None else self._known(underway, device)
         normalized = self._sample(batch, torch.from_numpy(noise).to(device), known)
-        return self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
+        own = normalized[..., : self.spec.action.dim].float().cpu().numpy()
+        return self.normalizers.get(self.embodiment, "action").unnormalize(own)
 
     def hasten(self) -> None:
         """Answer quicker from now on; worth it before hundreds of answers, since the first takes a minute to compile.
@@ -341,7 +358,7 @@ class CogACT:
         padded = np.concatenate([rows, np.repeat(rows[-1:], self.spec.pred_horizon - len(rows), axis=0)])
         actions = torch.from_numpy(self.normalizers.get(self.embodiment, "action").normalize(padded)).to(device)
         weights = soft_weights(self.spec.pred_horizon, delay=underway.delay, overlap=len(rows))
-        return Known(actions[None], underway.delay, weights.to(device), underway.how)
+        return Known(self.arms.actions(actions[None]), underway.delay, weights.to(device), underway.how)
 
     @property
     def trained_delay(self) -> int:
@@ -350,45 +367,67 @@ class CogACT:
         return 0 if config is None else config.max_delay
 
 
-def _small(config: SmallVLMConfig, spec: PolicySpec, tokenizer: Tokenizer, source: Source | None) -> SmallVLM:
+def _small(config: SmallVLMConfig, arms: Embodiments, tokenizer: Tokenizer, source: Source | None) -> SmallVLM:
     tower = None
     if source is not None:
         tower = PretrainedTower(source, width=config.vision_width, freeze=config.freeze, tokenizer=tokenizer)
-    names = [camera.name for camera in spec.cameras]
-    return SmallVLM(config, cameras=names, proprio_dim=spec.proprio_dim, tokenizer=tokenizer, tower=tower)
+    shape = {"cameras": arms.cameras, "proprio_dim": arms.proprio_dim}
+    return SmallVLM(config, **shape, tokenizer=tokenizer, tower=tower)
 
 
-def _small_from(config: SmallVLMConfig, spec: PolicySpec, folder: Path) -> SmallVLM:
+def _small_from(config: SmallVLMConfig, arms: Embodiments, folder: Path) -> SmallVLM:
     if not (folder / TOKENIZER).is_file():
         raise UnderstudyError(f"the checkpoint {folder} lacks {TOKENIZER}; copy the whole folder or train again")
     source = None if config.representation is None else Source.without_weights(folder / FOLDER)
-    return _small(config, spec, Tokenizer.from_file(str(folder / TOKENIZER)), source)
+    return _small(config, arms, Tokenizer.from_file(str(folder / TOKENIZER)), source)
 
 
 def _hub(
-    config: HubVLMConfig, spec: PolicySpec, checkpoint: Path | None = None, *, with_model: bool = True
+    config: HubVLMConfig, arms: Embodiments, checkpoint: Path | None = None, *, with_model: bool = True
 ) -> "hub.HubVLM":
     from vla.backbones import hub
 
-    names = [camera.name for camera in spec.cameras]
     if checkpoint is None:
         source = hub.Source.read(config, with_model=with_model)
     else:
         source = hub.Source.read_again(config, checkpoint)
-    return hub.HubVLM(config, source, cameras=names, proprio_dim=spec.proprio_dim)
+    return hub.HubVLM(config, source, cameras=arms.cameras, proprio_dim=arms.proprio_dim)
 
 
-def fit_normalizers(windows: Windows, dataset: DatasetSpec, *, mode: Mode) -> NormalizerSet:
-    """Normalisers fitted on the training samples. A gripper that is only ever open or closed is not scaled."""
-    actions = windows.actions[windows.samples]
-    return NormalizerSet(
-        {
-            dataset.embodiment: {
-                "action": fit_actions(actions, dataset.action, mode=mode),
-                "proprio": Normalizer.fit(windows.proprio[windows.samples], mode=mode),
-            }
+def specs_of(config: CogACTConfig, parts: Sequence[tuple[DatasetSpec, Windows]]) -> dict[str, PolicySpec]:
+    """Embodiment → what the policy expects and promises; datasets of one embodiment must agree about that."""
+    specs: dict[str, PolicySpec] = {}
+    for dataset, windows in parts:
+        spec = PolicySpec(
+            cameras=tuple(CameraSpec(name, config.image_size, config.image_size) for name in windows.frames),
+            proprio_names=dataset.proprio_names,
+            action=dataset.action,
+            accepts=("instruction",),
+            obs_horizon=1,
+            pred_horizon=config.pred_horizon,
+            exec_horizon=config.exec_horizon,
+            control_hz=dataset.fps,
+        )
+        if specs.setdefault(dataset.embodiment, spec) != spec:
+            raise UnderstudyError(
+                f"two datasets of the embodiment {dataset.embodiment!r} differ in cameras, proprio, actions or rate: "
+                f"{specs[dataset.embodiment]} and {spec}; give policy.cameras=[…] that both have, or record one again"
+            )
+    return specs
+
+
+def fit_normalizers(parts: Sequence[tuple[DatasetSpec, Windows]], *, mode: Mode) -> NormalizerSet:
+    """Normalisers for each embodiment, of its training samples. A gripper that is only open or closed is not scaled."""
+    sets = {}
+    for dataset, _ in parts:
+        own = [windows for other, windows in parts if other.embodiment == dataset.embodiment]
+        actions = np.concatenate([windows.actions[windows.samples] for windows in own])
+        proprio = np.concatenate([windows.proprio[windows.samples] for windows in own])
+        sets[dataset.embodiment] = {
+            "action": fit_actions(actions, dataset.action, mode=mode),
+            "proprio": Normalizer.fit(proprio, mode=mode),
         }
-    )
+    return NormalizerSet(sets)
 
 
 def fit_actions(actions: np.ndarray, spec: ActionSpec, *, mode: Mode) -> Normalizer:

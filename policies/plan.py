@@ -112,6 +112,7 @@ def parts(config: PlanConfig) -> list[Part]:
 
 def _without_storage(policy: "CogACTConfig", config: PlanConfig) -> "CogACTModel":
     from policies.cogact import CogACTModel, make_backbone
+    from policies.embodiments import Embodiments
     from vla.backbones.small import build_tokenizer
 
     names = [f"axis {number}" for number in range(max(config.action_dim, config.proprio_dim))]
@@ -131,7 +132,7 @@ def _without_storage(policy: "CogACTConfig", config: PlanConfig) -> "CogACTModel
     if policy.vlm is not None:
         policy = replace(policy, vlm=replace(policy.vlm, random_init=True))
     with torch.device("meta"):
-        backbone = make_backbone(policy, spec, build_tokenizer([" ".join(map(str, range(1000)))]))
+        backbone = make_backbone(policy, Embodiments({"arm": spec}), build_tokenizer([" ".join(map(str, range(1000)))]))
         return CogACTModel(policy, backbone, action_dim=config.action_dim, proprio_dim=config.proprio_dim)
 
 

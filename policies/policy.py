@@ -84,9 +84,10 @@ def _class_in(table: Mapping[str, str], name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def load_policy(checkpoint: str | Path) -> Policy:
+def load_policy(checkpoint: str | Path, *, embodiment: str = "") -> Policy:
     """The trained policy in the folder ``checkpoint``.
 
+    Of a policy that was trained for several embodiments this is the one that drives ``embodiment``, or the first.
     Raises `UnderstudyError` when the folder is no checkpoint; a missing weight is an error, never a random start.
     """
     folder = Path(checkpoint)
@@ -97,16 +98,26 @@ def load_policy(checkpoint: str | Path) -> Policy:
             "`vla lerobot` make one of LeRobot's known"
         )
     family = json.loads(file.read_text())["policy"]
-    policy: Policy = _class_in(POLICIES | PEERS, family).load(folder)
-    return policy
+    policy = _class_in(POLICIES | PEERS, family).load(folder)
+    chosen: Policy = policy.driving(embodiment) if embodiment in read_specs(folder) else policy
+    return chosen
 
 
-def write_spec(folder: Path, family: str, spec: PolicySpec) -> None:
-    """Write ``policy_spec.json``."""
-    (folder / SPEC_FILE).write_text(json.dumps({"policy": family, "spec": spec.to_dict()}, indent=2))
+def write_spec(folder: Path, family: str, spec: PolicySpec, *, others: Mapping[str, PolicySpec] | None = None) -> None:
+    """Write ``policy_spec.json``; ``others``: of every embodiment, when there are several."""
+    plain: dict[str, Any] = {"policy": family, "spec": spec.to_dict()}
+    if others:
+        plain["embodiments"] = {name: other.to_dict() for name, other in others.items()}
+    (folder / SPEC_FILE).write_text(json.dumps(plain, indent=2))
 
 
 def read_spec(folder: Path) -> PolicySpec:
     """Read ``policy_spec.json``; the folder becomes ``spec.checkpoint``."""
     plain = json.loads((folder / SPEC_FILE).read_text())["spec"]
     return PolicySpec.from_dict({**plain, "checkpoint": str(folder)})
+
+
+def read_specs(folder: Path) -> dict[str, PolicySpec]:
+    """Embodiment → spec of a policy that was trained for several; empty for one alone."""
+    plain = json.loads((folder / SPEC_FILE).read_text()).get("embodiments", {})
+    return {name: PolicySpec.from_dict({**spec, "checkpoint": str(folder)}) for name, spec in plain.items()}

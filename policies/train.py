@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,8 @@ import numpy as np
 
 from policies.policy import policy_class
 from vla.config import build, help_text, load, wants_help
-from vla.data.lerobot import Dataset, open_dataset
+from vla.data.lerobot import Dataset, DatasetSpec, open_dataset
+from vla.data.mixture import MixtureSampler
 from vla.data.windows import EpochSampler, Later, Windows, load_windows
 from vla.errors import UnderstudyError
 from vla.types import EXPERT_SOURCE
@@ -36,6 +38,10 @@ class TrainConfig:
 
     data: Path
     """folder of a dataset in LeRobot's v3 format"""
+    mix: tuple[Path, ...] = ()
+    """further datasets that share every batch: of other embodiments, with other cameras and actions, or of the same"""
+    mix_weights: tuple[float, ...] = ()
+    """how often each is drawn, ``data`` first, e.g. [3,1]; empty: as often as it has frames"""
     policy: dict[str, Any] = field(default_factory=dict)
     """``name`` and the settings of that family's dataclass"""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -121,17 +127,23 @@ def run(config: TrainConfig) -> Path:
     dataset = open_dataset(config.data)
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     features = kept_features(config, policy_config, dataset, windows)
+    others = [mixed_in(open_dataset(path), policy_config) for path in config.mix]
     seed_everything(trainer.seed)
-    policy = family.create(policy_config, dataset.spec, windows, features=features)
+    policy = family.create(policy_config, dataset.spec, windows, features=features, others=others)
     if config.start_from is not None:
         policy.start_from(config.start_from)
     logger.info(
         "%d episodes, %d frames, %.2f M parameters",
-        len(dataset.episodes) - config.holdout,
-        len(windows),
+        sum(len(np.unique(part.ends[part.samples])) for part in (windows, *(other for _, other in others))),
+        sum(map(len, (windows, *(other for _, other in others)))),
         sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
     )
-    batches = TrainingBatches(policy, windows, trainer, shift=config.shift, features=features)
+    parts = [(dataset.spec.embodiment, windows), *((spec.embodiment, other) for spec, other in others)]
+    batches = (
+        MixedBatches(policy, parts, config.mix_weights, trainer, shift=config.shift)
+        if others
+        else TrainingBatches(policy, windows, trainer, shift=config.shift, features=features)
+    )
 
     def save() -> None:
         policy.save(config.out)
@@ -171,6 +183,18 @@ def training_windows(dataset: Dataset, policy_config: Any, *, holdout: int) -> W
     )
 
 
+def mixed_in(dataset: Dataset, policy_config: Any) -> tuple[DatasetSpec, Windows]:
+    """A dataset that others are trained on with, through those of the policy's cameras that it has; none held out."""
+    named = [camera.name for camera in dataset.spec.cameras]
+    cameras = tuple(name for name in policy_config.cameras if name in named)
+    if policy_config.cameras and not cameras:
+        raise UnderstudyError(
+            f"{dataset.root} has none of the cameras that policy.cameras names ({', '.join(policy_config.cameras)}); "
+            f"it has {', '.join(named)}"
+        )
+    return dataset.spec, training_windows(dataset, replace(policy_config, cameras=cameras), holdout=0)
+
+
 def kept_features(config: TrainConfig, policy_config: Any, dataset: Dataset, windows: Windows) -> np.ndarray | None:
     """The features [frames, D] that ``config.features`` holds, after they were made if need be."""
     if config.features is None:
@@ -179,8 +203,10 @@ def kept_features(config: TrainConfig, policy_config: Any, dataset: Dataset, win
     from vla.backbones.hub import HubVLM, Source
 
     vlm = policy_config.vlm
-    if vlm is None or config.shift:
-        raise UnderstudyError("features=… wants a policy.vlm and shift=0: what is kept is of pictures that do not move")
+    if vlm is None or config.shift or config.mix:
+        raise UnderstudyError(
+            "features=… wants a policy.vlm, shift=0 and one dataset: what is kept is of pictures that do not move"
+        )
     about = Source.read(vlm, with_model=False).about
     key = key_of(vlm, about, windows, data=dataset.hash())
     cameras = tuple(windows.frames)
@@ -217,7 +243,10 @@ class TrainingBatches:
 
     def __call__(self, number: int) -> "Batch":
         """Tensors for the model."""
-        frames = self._windows.samples[self._sampler.indices(number)]
+        return self.of(self._windows.samples[self._sampler.indices(number)], number)
+
+    def of(self, frames: np.ndarray, number: int) -> "Batch":
+        """The samples from ``frames`` [B] on, as they are in batch ``number``."""
         rng = np.random.default_rng([0xA06, self._seed, number])
         shift = rng.integers(-self._shift, self._shift + 1, (len(frames), 2)) if self._shift else None
         batch = self._policy.training_batch(self._windows.gather(frames, shift))
@@ -246,11 +275,45 @@ class TrainingBatches:
         return {**seen, "mask": torch.from_numpy(later.mask)}
 
 
+class MixedBatches:
+    """Batch *n* of a run on several datasets: a pure function of the seed and *n*."""
+
+    def __init__(
+        self,
+        policy: Any,
+        parts: Sequence[tuple[str, Windows]],
+        weights: Sequence[float],
+        trainer: "TrainerConfig",
+        *,
+        shift: int,
+    ) -> None:
+        """``parts``: the embodiment and the samples of each dataset."""
+        self._tokenize = policy.model.backbone.tokenize
+        self._parts = [TrainingBatches(policy.driving(name), windows, trainer, shift=shift) for name, windows in parts]
+        self._windows = [windows for _, windows in parts]
+        self._sampler = MixtureSampler(self._windows, weights, batch_size=trainer.batch_size, seed=trainer.seed)
+
+    def __call__(self, number: int) -> "Batch":
+        """Tensors for the model, the samples of each dataset after those of the one before."""
+        import torch
+
+        drawn = [
+            (part, windows, frames)
+            for part, windows, frames in zip(self._parts, self._windows, self._sampler.indices(number), strict=True)
+            if len(frames)
+        ]
+        made = [part.of(frames, number) for part, _, frames in drawn]
+        joined = {key: torch.cat([batch[key] for batch in made]) for key in made[0] if key != "text"}
+        told = [windows.instructions[n] for _, windows, frames in drawn for n in windows.instruction_of[frames]]
+        return {**joined, "text": self._tokenize(told)}
+
+
 def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:
     """``provenance.json``: which data, which code, which settings, which eyes made this checkpoint."""
     plain = {
         **data_provenance(dataset),
         "episodes": len(dataset.episodes) - config.holdout,
+        "mix": [data_provenance(open_dataset(path))["data"] for path in config.mix],
         "start_from": str(config.start_from) if config.start_from else None,
         "representation": representation,
         "settings": {

@@ -98,9 +98,9 @@ class RandomActor:
 
 
 @cache
-def shared_policy(checkpoint: str, *, quick: bool = False) -> Policy:
+def shared_policy(checkpoint: str, *, embodiment: str = "", quick: bool = False) -> Policy:
     """The policy of this process, loaded once, and hastened if it is to be ``quick``."""
-    policy = load_policy(checkpoint)
+    policy = load_policy(checkpoint, embodiment=embodiment)
     if quick:
         policy.hasten()
     return policy
@@ -141,7 +141,7 @@ def _actor(scene: Scene, suite: Suite, told: str) -> Actor:
         return ExpertActor(suite)
     if scene.condition == "random":
         return RandomActor(suite, scene.seed)
-    policy = shared_policy(scene.setting.checkpoint, quick=scene.setting.quick)
+    policy = shared_policy(scene.setting.checkpoint, embodiment=suite.spec.embodiment, quick=scene.setting.quick)
     check_fits(policy, suite)
     executor = ChunkExecutor(policy, scene.setting.execution)
     executor.reset(Task(told), seed=scene.seed)

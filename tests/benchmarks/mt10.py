@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from statistics import median
 from typing import Any
 
 from policies import train as training
@@ -77,19 +77,17 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def train_head(head: str, *, data: Path, work: Path, warm_up: Path | None) -> float:
-    """Train one head, from the backbone in ``warm_up`` if given; seconds that it took."""
+    """Train one head, from the backbone in ``warm_up`` if given; the seconds of its steps, by the median step."""
     out = work / (head if warm_up else "warm-up")
     given = [f"policy={HEADS[head]}", "preset=cpu", f"data={data}", f"out={out}"]
     given += [f"trainer.steps={STEPS if warm_up else WARM_UP}", f"trainer.batch_size={BATCH}"]
     settings = load(training.TrainConfig, "train", given + ([f"start_from={warm_up}"] if warm_up else []))
-    if is_trained(out, settings.trainer["steps"]):
-        return json.loads((out / "wall_s.json").read_text())
-    settings.resume = (out / "training_state").is_dir()
-    began = perf_counter()
-    training.run(settings)
-    seconds = perf_counter() - began
-    (out / "wall_s.json").write_text(json.dumps(seconds))
-    return seconds
+    steps = settings.trainer["steps"]
+    if not (out / f"training_state/step-{steps:08d}").is_dir():
+        settings.resume = (out / "training_state").is_dir()
+        training.run(settings)
+    rates = [json.loads(line)["samples_per_s"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return steps * BATCH / median(rates)
 
 
 def train_peer(kind: str, *, data: Path, work: Path, seconds: float) -> tuple[Path, float]:
@@ -120,11 +118,6 @@ def lerobot_train(kind: str, *, data: Path, out: Path, steps: int) -> float:
         raise UnderstudyError(f"LeRobot's training ended with {done.returncode}: {done.stderr[-500:]}")
     spent = re.findall(r"updt_s:([\d.]+) data_s:([\d.]+)", done.stderr)
     return sum(float(update) + float(load) for update, load in spent) * steps / len(spent)
-
-
-def is_trained(out: Path, steps: int) -> bool:
-    """Whether the run in ``out`` came to its end."""
-    return (out / "wall_s.json").is_file() and (out / f"training_state/step-{steps:08d}").is_dir()
 
 
 def play_tasks(setting: Setting, condition: Condition, *, episodes: int) -> dict[str, Any]:

@@ -69,6 +69,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def told(self) -> list[str]:
+        """The instructions of the samples, each once."""
+        return [self.instructions[number] for number in np.unique(self.instruction_of[self.samples])]
+
     def gather(self, indices: np.ndarray, shift: np.ndarray | None = None) -> Batch:
         """The samples from frames ``indices`` [B] on; ``shift`` [B, 2] moves each one's images by (rows, columns)."""
         rows = indices[:, None] + np.arange(self.pred_horizon)
