@@ -20,6 +20,7 @@ from safetensors.torch import load_model, save_model
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from policies.auxiliary.objective import Auxiliary, AuxiliaryConfig
 from policies.hastened import Hastened
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead
 from policies.heads.dit import DiT, DiTSize
@@ -36,7 +37,7 @@ from vla.backbones.small import FOLDER, TOKENIZER, SmallVLM, SmallVLMConfig, bui
 from vla.config import from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
-from vla.data.windows import Batch, Windows
+from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line
 from vla.representation.tower import PretrainedTower, Source
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
@@ -72,6 +73,8 @@ class CogACTConfig:
     normalization: Mode = "quantile"
     mask_padding: bool = False
     """leave padded rows out of the loss; CogACT learns the neutral action there instead"""
+    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
+    """what is learned besides the actions, whichever head it is"""
 
     @property
     def image_size(self) -> int:
@@ -82,16 +85,35 @@ class CogACTConfig:
 class CogACTModel(nn.Module):
     """Backbone and head as one module; calling it with a batch gives the loss."""
 
-    def __init__(self, config: CogACTConfig, backbone: "SmallVLM | hub.HubVLM", *, action_dim: int) -> None:
+    def __init__(
+        self, config: CogACTConfig, backbone: "SmallVLM | hub.HubVLM", *, action_dim: int, proprio_dim: int = 0
+    ) -> None:
+        """``proprio_dim`` is that of the states which an auxiliary objective reads."""
         super().__init__()
         self.mask_padding = config.mask_padding
         self.backbone = backbone
         self.head = make_head(config, action_dim=action_dim, token_dim=backbone.width)
+        sizes = {"action_dim": action_dim, "proprio_dim": proprio_dim, "chunk": config.pred_horizon}
+        self.auxiliary = Auxiliary(config.auxiliary, backbone, **sizes)
+        self._told: dict[str, Tensor] = {}
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The loss of a batch made by `CogACT.training_batch`."""
         mask = batch["mask"] if self.mask_padding else torch.ones_like(batch["mask"])
-        return self.head.loss(self.context(batch), batch["actions"], mask)
+        context = self.context(batch)
+        loss = self.head.loss(context, batch["actions"], mask)
+        if not self.auxiliary:
+            return loss
+        self._told = {"action_loss": loss.detach()}
+        return loss + self.auxiliary(context, batch, self.backbone, self.context)
+
+    def after_step(self, step: int, steps: int) -> None:
+        """What follows optimizer step ``step`` of ``steps``."""
+        self.auxiliary.after_step(self.backbone, step, steps)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """What the last loss was made of, if it was of several."""
+        return self._told | self.auxiliary.metrics()
 
     @torch.no_grad()
     def sample(self, batch: Mapping[str, Tensor], noise: Tensor, known: Known | None = None) -> Tensor:
@@ -174,7 +196,7 @@ class CogACT:
         strange = backbone.strange_words
         if strange:
             logger.warning("words that the representation has never read: %s", ", ".join(strange))
-        model = CogACTModel(config, backbone, action_dim=spec.action.dim)
+        model = CogACTModel(config, backbone, action_dim=spec.action.dim, proprio_dim=spec.proprio_dim)
         return cls(config, spec, normalizers=normalizers, embodiment=dataset.embodiment, model=model)
 
     @classmethod
@@ -186,7 +208,7 @@ class CogACT:
         config, spec = from_yaml(CogACTConfig, folder / CONFIG), read_spec(folder)
         small = config.vlm is None
         backbone = _small_from(config.backbone, spec, folder) if small else _hub(config.vlm, spec, folder)
-        model = CogACTModel(config, backbone, action_dim=spec.action.dim)
+        model = CogACTModel(config, backbone, action_dim=spec.action.dim, proprio_dim=spec.proprio_dim)
         try:
             load_model(model, folder / WEIGHTS)
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -221,6 +243,7 @@ class CogACT:
             raise UnderstudyError(
                 f"the backbone of {checkpoint} has other sizes than policy.backbone: {first_line(error)}"
             ) from error
+        self.model.auxiliary.restart(self.model.backbone)
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs."""
@@ -249,6 +272,10 @@ class CogACT:
             "mask": torch.from_numpy(batch.mask),
         }
 
+    def later(self, windows: Windows, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Later]:
+        """What the model wants to see, by name, besides the samples at ``indices`` [B] of ``windows``."""
+        return self.model.auxiliary.later(windows, indices, rng)
+
     def reset(self, task: Task, *, seed: int = 0) -> None:
         """Begin an episode; its noise follows from ``seed`` alone."""
         strange = self.model.backbone.unknown_words(task.instruction)
@@ -270,14 +297,24 @@ class CogACT:
                 f"got {observation.proprio.shape}"
             )
         images = {c.name: fit_image(observation.images[c.name], c.height)[None] for c in self.spec.cameras}
-        batch = {**self.inputs(images, observation.proprio[None]), "text": self._text}
-        noise = torch.from_numpy(self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32))
-        device = next(self.model.parameters()).device
-        on_device = {key: value.to(device) for key, value in batch.items()}
-        known = None if underway is None else self._known(underway, device)
-        normalized = self._sample(on_device, noise.to(device), known)[0].float().cpu().numpy()
-        actions = self.normalizers.get(self.embodiment, "action").unnormalize(normalized)
+        noise = self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32)
+        actions = self.chunks(images, observation.proprio[None], self._text, noise, underway)[0]
         return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
+
+    def chunks(
+        self,
+        images: Mapping[str, np.ndarray],
+        proprio: np.ndarray,
+        text: Tensor,
+        noise: np.ndarray,
+        underway: Underway | None = None,
+    ) -> np.ndarray:
+        """Actions [B, N, A] in physical units: pictures and proprio as in `inputs`, tokenised ``text``, ``noise``."""
+        device = next(self.model.parameters()).device
+        batch = {key: value.to(device) for key, value in {**self.inputs(images, proprio), "text": text}.items()}
+        known = None if underway is None else self._known(underway, device)
+        normalized = self._sample(batch, torch.from_numpy(noise).to(device), known)
+        return self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
 
     def hasten(self) -> None:
         """Answer quicker from now on; worth it before hundreds of answers, since the first takes a minute to compile.

@@ -28,6 +28,8 @@ KEPT, AGAIN = 34, 2
 """Bytes of activations a token, channel and layer: all of them, or only what a layer began with."""
 ADAM, AVERAGE, GRADIENT = 8, 4, 4
 """Bytes for each parameter that learns."""
+COPY = 2
+"""Bytes of the copy in bf16 of each parameter that learns, whole on every GPU until its gradient is known."""
 WORDS = 32
 """Tokens of a prompt around the pictures."""
 
@@ -41,7 +43,7 @@ class PlanConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     """settings of `vla.training.trainer.TrainerConfig`; ``batch_size`` is that of one GPU"""
     gpus: int = 1
-    """that parameters, gradients and moments are spread over"""
+    """that parameters, gradients, moments and averages are spread over (``vla train launch=fsdp``)"""
     memory_gb: float = 80.0
     """of one GPU"""
     tflops: float = 400.0
@@ -69,7 +71,11 @@ class Stack:
 
 @dataclass(frozen=True)
 class Part:
-    """One line of the plan. Bytes are of all GPUs together, activations of one; ``flops`` of one step of one GPU."""
+    """One line of the plan.
+
+    Bytes are of all GPUs together, those of activations, copies in bf16 among them, of one; ``flops`` of one step of
+    one GPU.
+    """
 
     name: str
     parameters: int
@@ -126,7 +132,7 @@ def _without_storage(policy: "CogACTConfig", config: PlanConfig) -> "CogACTModel
         policy = replace(policy, vlm=replace(policy.vlm, random_init=True))
     with torch.device("meta"):
         backbone = make_backbone(policy, spec, build_tokenizer([" ".join(map(str, range(1000)))]))
-        return CogACTModel(policy, backbone, action_dim=config.action_dim)
+        return CogACTModel(policy, backbone, action_dim=config.action_dim, proprio_dim=config.proprio_dim)
 
 
 def _stacks(model: "CogACTModel", policy: "CogACTConfig", config: PlanConfig) -> Iterator[Stack]:
@@ -194,13 +200,16 @@ def _counted(
         gradients=GRADIENT * learned,
         optimizer=ADAM * learned,
         average=AVERAGE * learned * (trainer.ema > 0),
-        activations=activations,
+        activations=activations + COPY * learned,
         flops=factor * count * tokens * trainer.grad_accumulation,
     )
 
 
 def per_gpu(found: list[Part], gpus: int) -> float:
-    """Bytes on each GPU when everything but activations is spread over all."""
+    """Bytes on each GPU when everything but activations is spread over all; with 1, those of ``launch=ddp``.
+
+    The one layer that is whole while it computes is not counted.
+    """
     spread = sum(part.weights + part.gradients + part.optimizer + part.average for part in found)
     return spread / gpus + sum(part.activations for part in found)
 
@@ -221,9 +230,10 @@ def tell(config: PlanConfig, found: list[Part]) -> None:
     console.print(table)
     needed, flops = per_gpu(found, config.gpus) / 1e9, lines[-1].flops
     seconds = flops / (config.tflops * 1e12)
+    copied = f" in shards (launch=fsdp), {per_gpu(found, 1) / 1e9:.1f} GB with a copy on each (launch=ddp)"
     console.print(
-        f"each of {config.gpus} GPU: {needed:.1f} GB of {config.memory_gb:g}, activations for the batch of one GPU; "
-        f"a step takes {seconds:.2f} s at {config.tflops:g} TFLOP/s",
+        f"each of {config.gpus} GPU: {needed:.1f} GB of {config.memory_gb:g}{copied if config.gpus > 1 else ''}, "
+        f"activations for the batch of one GPU; a step takes {seconds:.2f} s at {config.tflops:g} TFLOP/s",
         markup=False,
     )
     if needed > config.memory_gb:

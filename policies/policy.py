@@ -8,6 +8,7 @@ Numpy only: a policy may run in this process, in another one or on another machi
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +24,12 @@ POLICIES = {"cogact": "policies.cogact:CogACT"}
 """Family name → ``module:class``; the module is imported when the policy is made, not before.
 
 The class has ``config_class``, ``create(config, dataset_spec, windows)`` and ``load(folder)``; to be trained it also
-has ``model``, ``training_batch(batch)``, ``save(folder)`` and ``representation``, what it sees through, if anything.
+has ``model``, ``training_batch(batch)``, ``later(windows, indices, rng)`` and ``inputs(images, proprio)`` for what it
+wants to see besides, ``save(folder)`` and ``representation``, what it sees through, if anything.
 """
+
+PEERS = {"lerobot": "policies.lerobot_plugin.peer:LeRobotPeer"}
+"""Families that others train: they are only loaded."""
 
 SPEC_FILE = "policy_spec.json"
 
@@ -69,9 +74,13 @@ class Policy(Protocol):
 
 def policy_class(name: str) -> Any:
     """The class behind a family's name; raises `UnderstudyError` naming the nearest one."""
-    if name not in POLICIES:
-        raise unknown("policy", name, POLICIES)
-    module, _, attribute = POLICIES[name].partition(":")
+    return _class_in(POLICIES, name)
+
+
+def _class_in(table: Mapping[str, str], name: str) -> Any:
+    if name not in table:
+        raise unknown("policy", name, table)
+    module, _, attribute = table[name].partition(":")
     return getattr(import_module(module), attribute)
 
 
@@ -84,10 +93,11 @@ def load_policy(checkpoint: str | Path) -> Policy:
     file = folder / SPEC_FILE
     if not file.is_file():
         raise UnderstudyError(
-            f"{folder} is not a checkpoint: it has no {SPEC_FILE}; give the folder that `vla train` wrote"
+            f"{folder} is not a checkpoint: it has no {SPEC_FILE}; give the folder that `vla train` wrote, or let "
+            "`vla lerobot` make one of LeRobot's known"
         )
     family = json.loads(file.read_text())["policy"]
-    policy: Policy = policy_class(family).load(folder)
+    policy: Policy = _class_in(POLICIES | PEERS, family).load(folder)
     return policy
 
 

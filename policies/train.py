@@ -16,7 +16,7 @@ import numpy as np
 from policies.policy import policy_class
 from vla.config import build, help_text, load, wants_help
 from vla.data.lerobot import Dataset, open_dataset
-from vla.data.windows import EpochSampler, Windows, load_windows
+from vla.data.windows import EpochSampler, Later, Windows, load_windows
 from vla.errors import UnderstudyError
 from vla.types import EXPERT_SOURCE
 
@@ -49,9 +49,10 @@ class TrainConfig:
     representation or a vision-language model that is not frozen"""
     resume: bool = False
     """go on where a stopped run in ``out`` was, with as many processes as before or with others"""
-    launch: Literal["here", "ddp"] = "here"
+    launch: Literal["here", "ddp", "fsdp"] = "here"
     """``ddp``: start ``processes`` copies of this command, which train one model together (the launcher's own command
-    is printed); a step then takes ``processes * nodes`` batches"""
+    is printed); a step then takes ``processes * nodes`` batches. ``fsdp``: the same, for a model that is too large for
+    one GPU: each holds its part of weights, average and moments"""
     processes: int = 0
     """on this machine; 0: one for each GPU, or two without any"""
     nodes: int = 1
@@ -116,6 +117,7 @@ def run(config: TrainConfig) -> Path:
     from vla.training.trainer import train
 
     family, policy_config, trainer = checked(config.policy, config.trainer)
+    trainer = replace(trainer, sharded=trainer.sharded or config.launch == "fsdp")
     dataset = open_dataset(config.data)
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     features = kept_features(config, policy_config, dataset, windows)
@@ -224,20 +226,30 @@ class TrainingBatches:
 
             del batch["text"]
             batch["features"] = torch.from_numpy(self._features[frames])
+        for name, later in self._policy.later(self._windows, frames, rng).items():
+            batch |= {f"{name}.{key}": value for key, value in self._seen(later, shift).items()}
         return batch
+
+    def _seen(self, later: Later, shift: np.ndarray | None) -> "Batch":
+        """What is seen ``later``, [B, K, …] each; pictures are shifted like those of their sample."""
+        import torch
+
+        frames = later.frames.ravel()
+        windows = self._windows if later.pictures else replace(self._windows, frames={})
+        if shift is not None:
+            shift = shift.repeat(later.frames.shape[1], axis=0)
+        batch = windows.gather(frames, shift)
+        seen = self._policy.inputs(batch.images, batch.proprio)
+        if self._features is not None and later.pictures:
+            seen["features"] = torch.from_numpy(self._features[frames])
+        seen = {key: value.unflatten(0, later.frames.shape) for key, value in seen.items()}
+        return {**seen, "mask": torch.from_numpy(later.mask)}
 
 
 def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:
     """``provenance.json``: which data, which code, which settings, which eyes made this checkpoint."""
     plain = {
-        "data": {"path": str(config.data), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
-        "tasks": sorted(
-            {
-                info.source.removeprefix(EXPERT_SOURCE)
-                for info in dataset.episodes
-                if info.source.startswith(EXPERT_SOURCE)
-            }
-        ),
+        **data_provenance(dataset),
         "episodes": len(dataset.episodes) - config.holdout,
         "start_from": str(config.start_from) if config.start_from else None,
         "representation": representation,
@@ -251,6 +263,15 @@ def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: d
         "packages": {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")},
     }
     (config.out / "provenance.json").write_text(json.dumps(plain, indent=2))
+
+
+def data_provenance(dataset: Dataset) -> dict[str, Any]:
+    """Which data, and which simulated tasks are in it."""
+    sources = {info.source for info in dataset.episodes}
+    return {
+        "data": {"path": str(dataset.root), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
+        "tasks": sorted(told.removeprefix(EXPERT_SOURCE) for told in sources if told.startswith(EXPERT_SOURCE)),
+    }
 
 
 def code_version() -> str:

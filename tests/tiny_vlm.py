@@ -54,6 +54,7 @@ def tiny_tokenizer(family: str, *, padding_side: str = "right") -> PreTrainedTok
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.add_special_tokens([AddedToken(name, special=True) for name in SPECIAL[family]])
     named = {"image_token": PLACEHOLDERS.get(family, "<image>"), "video_token": "<|video_pad|>"}
+    named |= {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
     start = {"paligemma": "<bos>", "prismatic": "<s>"}.get(family)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

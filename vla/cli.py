@@ -64,6 +64,11 @@ VERBS = {
         "measure what a representation is worth to a robot",
         "vla probe outputs/pretrain --quick",
     ),
+    "lerobot": Verb(
+        "policies.lerobot_plugin.command:main",
+        "let LeRobot load a checkpoint of ours, or us one of LeRobot's",
+        "vla lerobot outputs/train",
+    ),
     "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench"),
 }
 

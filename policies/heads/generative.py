@@ -4,13 +4,15 @@ Along the way a chunk is ``alpha * actions + sigma * noise``; a process (`polici
 `policies.heads.flow`) says how alpha and sigma run and what the denoiser predicts. Times of rows that are known are 0.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from policies.heads.head import mean_over_dims, only
 from policies.heads.realtime import Known, blended
 from vla.backbones.backbone import TokenGroup
 
@@ -72,7 +74,7 @@ class GenerativeHead(nn.Module):
         """The actions that what the denoiser ``said`` amounts to."""
         raise NotImplementedError
 
-    def loss(self, context: TokenGroup, actions: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, context: TokenGroup, actions: Tensor, mask: Tensor, dims: Tensor | None = None) -> Tensor:
         """Mean squared error of what is predicted over ``repeats`` independent draws for each sample."""
         repeats, count = self.config.repeats, self.config.repeats * len(actions)
         cognition, clean = context.tokens.repeat(repeats, 1, 1), actions.repeat(repeats, 1, 1)
@@ -80,23 +82,31 @@ class GenerativeHead(nn.Module):
         drop = torch.rand(count, device=clean.device) < self.config.drop
         noisy, target = self.corrupt(clean, noise, time)
         weight = mask.repeat(repeats, 1).to(target.dtype)
+        there = None if dims is None else dims.repeat(repeats, 1)
         if self.config.max_delay:
             delay = torch.randint(self.config.max_delay + 1, (count, 1), device=clean.device)
             known = torch.arange(clean.shape[1], device=clean.device) < delay
             noisy, weight = torch.where(known[..., None], clean, noisy), weight * ~known
             time = time[:, None].masked_fill(known, 0)
-        error = (self.denoiser(noisy, time, cognition, drop) - target).square().mean(-1)
+        said = self.denoiser(only(there, noisy), time, cognition, drop)
+        error = mean_over_dims((said - target).square(), there)
         return (error * weight).sum() / weight.sum().clamp(min=1)
 
     @torch.no_grad()
-    def sample(self, context: TokenGroup, noise: Tensor, known: Known | None = None) -> Tensor:
+    def sample(
+        self, context: TokenGroup, noise: Tensor, known: Known | None = None, dims: Tensor | None = None
+    ) -> Tensor:
         """Actions [B, N, A] from ``noise`` of that shape; ``known``: what was decided before."""
-        actions, rows = noise, self._told_times(noise, known)
+        actions, rows = only(dims, noise), self._told_times(noise, known)
+
+        def clean(x: Tensor, time: Tensor, step: Step) -> Tensor:
+            return only(dims, self.clean(x, self._guided(x, time, context.tokens), step))
+
         for step in self.steps():
             time = torch.full((len(noise),), step.time, device=noise.device) if rows is None else rows * step.time
             if known is not None:
                 actions = known.put(actions) if known.how == "trained" else actions
-            actions = self._advance(actions, time, context.tokens, step, known)
+            actions = _advance(actions, partial(clean, time=time, step=step), step, known)
         return actions if known is None else known.put(actions)
 
     def _told_times(self, noise: Tensor, known: Known | None) -> Tensor | None:
@@ -108,17 +118,6 @@ class GenerativeHead(nn.Module):
             free[:, : known.delay] = 0
         return free
 
-    def _advance(self, noisy: Tensor, time: Tensor, cognition: Tensor, step: Step, known: Known | None) -> Tensor:
-        def clean(x: Tensor) -> Tensor:
-            return self.clean(x, self._guided(x, time, cognition), step)
-
-        if known is None or known.how == "trained":
-            actions = clean(noisy)
-        else:
-            actions = blended(clean, noisy, known, alpha=step.alpha, sigma=step.sigma)
-        noise = (noisy - step.alpha * actions) / step.sigma
-        return step.next_alpha * actions + step.next_sigma * noise
-
     def _guided(self, noisy: Tensor, time: Tensor, cognition: Tensor) -> Tensor:
         """What the denoiser says, guided away from the null; both branches in one batch."""
         if self.config.guidance == 1.0:
@@ -128,3 +127,12 @@ class GenerativeHead(nn.Module):
         twice = (noisy.repeat(2, 1, 1), torch.cat([time, time]), cognition.repeat(2, 1, 1))
         conditional, unconditional = self.denoiser(*twice, drop).chunk(2)
         return unconditional + self.config.guidance * (conditional - unconditional)
+
+
+def _advance(noisy: Tensor, clean: Callable[[Tensor], Tensor], step: Step, known: Known | None) -> Tensor:
+    if known is None or known.how == "trained":
+        actions = clean(noisy)
+    else:
+        actions = blended(clean, noisy, known, alpha=step.alpha, sigma=step.sigma)
+    noise = (noisy - step.alpha * actions) / step.sigma
+    return step.next_alpha * actions + step.next_sigma * noise

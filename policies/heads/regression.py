@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from policies.heads.head import mean_over_dims, only
 from policies.heads.realtime import Known
 from vla.backbones.backbone import TokenGroup
 
@@ -48,17 +49,19 @@ class RegressionHead(nn.Module):
             nn.Linear(config.width, chunk * action_dim),
         )
 
-    def loss(self, context: TokenGroup, actions: Tensor, mask: Tensor) -> Tensor:
+    def loss(self, context: TokenGroup, actions: Tensor, mask: Tensor, dims: Tensor | None = None) -> Tensor:
         """Mean absolute error over the rows that count."""
-        error = (self._predict(context) - actions).abs().mean(-1)
+        error = mean_over_dims((self._predict(context) - actions).abs(), dims)
         weight = mask.to(error.dtype)
         return (error * weight).sum() / weight.sum()
 
     @torch.no_grad()
-    def sample(self, context: TokenGroup, noise: Tensor, known: Known | None = None) -> Tensor:
+    def sample(
+        self, context: TokenGroup, noise: Tensor, known: Known | None = None, dims: Tensor | None = None
+    ) -> Tensor:
         """The prediction; ``noise`` only says how many samples there are. What is ``known`` stands in its place."""
         assert len(noise) == len(context.tokens)
-        actions = self._predict(context)
+        actions = only(dims, self._predict(context))
         return actions if known is None else known.put(actions)
 
     def _predict(self, context: TokenGroup) -> Tensor:

@@ -188,3 +188,15 @@ def test_sizes_that_do_not_fit_each_other_are_refused(config):
     for changes, message in (({"image_size": 36}, "multiple of patch_size"), ({"patch_size": 12}, "patch_size")):
         with pytest.raises(ValueError, match=message):
             SmallVLM(type(config)(**{**vars(config), **changes}), cameras=CAMERAS, proprio_dim=1, tokenizer=tokenizer)
+
+
+def test_a_camera_that_is_missing_says_nothing(model, inputs):
+    images, proprio, text = inputs
+    present = torch.tensor([[True, False], [True, True], [False, True]])
+    before = token(model, images, proprio, text, present)
+    torch.testing.assert_close(before[1], token(model, images, proprio, text)[1])
+    other = {name: image.clone() for name, image in images.items()}
+    other["wrist"][0], other["front"][2] = 0, 255
+    torch.testing.assert_close(token(model, other, proprio, text, present), before)
+    other["front"][0] = 255
+    assert differs(token(model, other, proprio, text, present)[0], before[0]) > 1e-4

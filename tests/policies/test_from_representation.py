@@ -358,7 +358,7 @@ def test_what_is_new_starts_the_same_whichever_representation_it_is(make, tmp_pa
 
 def test_without_one_nothing_is_new(make_dataset, make_policy, tmp_path):
     """Names, first weights and files of checkpoints are what they were before there was a choice."""
-    policy, _ = make_policy(make_dataset())
+    policy, _ = make_policy(make_dataset(), "policy.backbone.max_words=16")
     names = {name.split(".")[1] for name in policy.model.state_dict() if name.startswith("backbone.")}
     assert names == {
         *("word_condition", "stem", "camera", "vision", "projector", "keypoints", "proprio", "cognition"),

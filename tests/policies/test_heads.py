@@ -9,6 +9,7 @@ import torch
 from policies.heads.diffusion import TRAIN_TIMES, DiffusionConfig, DiffusionHead, ddim_scheduler
 from policies.heads.dit import DiT, DiTSize
 from policies.heads.flow import NEAREST, FlowConfig, FlowHead
+from policies.heads.head import mean_over_dims
 from policies.heads.realtime import Known, soft_weights
 from policies.heads.regression import RegressionConfig, RegressionHead
 from policies.heads.unet import UNet, UNetSize
@@ -423,3 +424,42 @@ def test_a_head_trained_on_prefixes_goes_on_from_them():
         noises = torch.randn(20, 1, CHUNK, ACTION, generator=torch.Generator().manual_seed(3))
         sampled = torch.cat([head.sample(context, noise, past) for noise in noises])
         assert ((sampled[:, 2:].mean((1, 2)) * sign > 0.4).float().mean() >= 0.9).all()
+
+
+DIMS = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
+MAKERS = {"diffusion": diffusion, "flow": flow, "unet": unet, "regression": regression}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_entries_that_an_embodiment_lacks_do_not_count(name):
+    head, actions, mask = MAKERS[name](), clean_actions(3), torch.ones(3, CHUNK, dtype=torch.bool)
+    if name != "regression":
+        awake(head)
+
+    def loss(truth):
+        torch.manual_seed(5)
+        return head.loss(group(3), truth, mask, DIMS)
+
+    there = DIMS[:, None].expand(-1, CHUNK, -1)
+    garbage = torch.where(there, actions, torch.tensor(77.0))
+    torch.testing.assert_close(loss(garbage), loss(actions))
+    assert (loss(garbage + 1) - loss(actions)).abs() > 1e-3
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_sample_is_zero_where_an_embodiment_has_nothing_and_no_noise_there_matters(name):
+    head, noise = MAKERS[name](), torch.randn(3, CHUNK, ACTION, generator=torch.Generator().manual_seed(2))
+    if name != "regression":
+        awake(head)
+    there = DIMS[:, None].expand(-1, CHUNK, -1)
+    actions = head.sample(group(3), noise, dims=DIMS)
+    assert not actions[~there].any()
+    assert actions[there].all()
+    other = head.sample(group(3), torch.where(there, noise, torch.tensor(9.0)), dims=DIMS)
+    torch.testing.assert_close(other, actions)
+    torch.testing.assert_close(actions[1], head.sample(group(3), noise)[1])  # it has every entry
+
+
+def test_the_mean_is_over_the_entries_that_there_are():
+    error = torch.tensor([[[1.0, 3.0, 50.0]], [[1.0, 2.0, 3.0]], [[4.0, 50.0, 50.0]]])
+    torch.testing.assert_close(mean_over_dims(error, DIMS), torch.tensor([[2.0], [2.0], [4.0]]))

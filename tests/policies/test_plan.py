@@ -56,6 +56,16 @@ def test_more_gpus_share_all_but_the_activations():
     assert eight - kept == pytest.approx((one - kept) / 8)
 
 
+def test_the_command_tells_shards_from_copies(capsys):
+    found = planned("preset=paper")
+    assert main(["preset=paper", "gpus=8"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"each of 8 GPU: {per_gpu(found, 8) / 1e9:.1f} GB of 80 in shards (launch=fsdp)" in told
+    assert f"{per_gpu(found, 1) / 1e9:.1f} GB with a copy on each (launch=ddp)" in told
+    assert main(["preset=paper"]) == 0
+    assert "launch" not in capsys.readouterr().out
+
+
 def test_the_command_says_what_to_do_when_it_does_not_fit(capsys):
     assert main(["preset=paper", "memory_gb=1"]) == 0
     told = " ".join(capsys.readouterr().out.split())

@@ -238,6 +238,15 @@ def test_the_batches_asked_for_are_numbered_without_gap_or_repeat(tmp_path, make
     assert asked == list(range(15))
 
 
+def test_a_model_is_told_of_each_step_and_tells_what_to_log(tmp_path, make_model, batches):
+    model, told = make_model(), []
+    model.after_step = lambda step, steps: told.append((step, steps))
+    model.metrics = lambda: {"steps_so_far": torch.tensor(float(len(told)))}
+    train(model, batches, config(steps=4, grad_accumulation=3), tmp_path)
+    assert told == [(0, 4), (1, 4), (2, 4), (3, 4)]
+    assert [(row["step"], row["steps_so_far"]) for row in metrics(tmp_path)] == [(2, 2.0), (4, 4.0)]
+
+
 def test_what_is_saved_and_returned_is_the_average(tmp_path, make_model, batches):
     model, seen = make_model(), []
     train(model, batches, config(steps=9, save_every=3), tmp_path, on_save=lambda: seen.append(weights(model)))

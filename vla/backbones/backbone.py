@@ -33,9 +33,12 @@ class Backbone(Protocol):
         """Token ids [B, L] int64 for a batch of instructions, padded with the backbone's own padding id."""
         ...
 
-    def __call__(self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor) -> TokenGroup:
+    def __call__(
+        self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor, present: Tensor | None = None
+    ) -> TokenGroup:
         """Encode a batch.
 
-        ``images``: camera → [B, H, W, 3] uint8; ``proprio`` [B, P] normalised; ``text`` [B, L] ids from `tokenize`.
+        ``images``: camera → [B, H, W, 3] uint8; ``proprio`` [B, P] normalised; ``text`` [B, L] ids from `tokenize`;
+        ``present`` [B, cameras] bool: which of the cameras each sample has, ``None``: all.
         """
         ...

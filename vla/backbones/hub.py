@@ -143,7 +143,8 @@ class HubVLM(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "HubVLM":
         """A copy, such as an average of the weights, that shares what is frozen."""
-        memo |= {id(parameter): parameter for parameter in self.parameters() if not parameter.requires_grad}
+        frozen = [parameter for parameter in self.parameters() if not parameter.requires_grad]
+        memo |= {id(parameter): memo.get(id(parameter), parameter) for parameter in frozen}
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         copied.__dict__ = copy.deepcopy(self.__dict__, memo)

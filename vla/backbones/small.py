@@ -294,8 +294,13 @@ class SmallVLM(nn.Module):
             if token == UNKNOWN
         ]
 
-    def forward(self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor) -> TokenGroup:
-        """Camera → [B, H, W, 3] uint8, proprio [B, P] normalised, token ids [B, L] → the cognition token [B, 1, D]."""
+    def forward(
+        self, images: Mapping[str, Tensor], proprio: Tensor, text: Tensor, present: Tensor | None = None
+    ) -> TokenGroup:
+        """Camera → [B, H, W, 3] uint8, proprio [B, P] normalised, token ids [B, L] → the cognition token [B, 1, D].
+
+        A camera that is false in ``present`` [B, cameras] bool is seen by no token.
+        """
         mask = text != self.tokenizer.token_to_id(PAD)
         patches, points = self._see(images, self._words(text, mask), text)
         seen = torch.cat(
@@ -308,11 +313,16 @@ class SmallVLM(nn.Module):
             dim=1,
         )
         x = torch.cat([self.words(text) + self.word_order[: text.shape[1]], seen + self.order], dim=1)
-        visible = causal(mask, x.shape[1])
+        visible = causal(mask if present is None else self._attended(mask, present), x.shape[1])
         for block in self.language[:-1]:
             x = block(x, visible)
         x = self.language[-1](x, visible, last=1)
         return TokenGroup(self.norm(x), torch.ones(len(text), 1, dtype=torch.bool, device=text.device))
+
+    def _attended(self, words: Tensor, present: Tensor) -> Tensor:
+        """Which places, words first, hold something [B, up to proprio]: not the patches and keypoints of no camera."""
+        patches = present.repeat_interleave((len(self.order) - 2) // len(self.cameras) - 1, dim=1)
+        return torch.cat([words, patches, present], dim=1)
 
     def _words(self, text: Tensor, mask: Tensor) -> Tensor:
         """The instruction as one vector [B, C] for FiLM: the mean of its words' embeddings."""

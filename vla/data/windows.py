@@ -11,7 +11,7 @@ its last value; joint targets and poses repeat the last row (CogACT and Octo pad
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,18 @@ class Batch:
     actions: np.ndarray
     mask: np.ndarray
     instructions: list[str]
+
+
+@dataclass(frozen=True)
+class Later:
+    """Frames [B, K] to be seen beside B samples, of the same episodes; ``mask`` [B, K]: which of them count.
+
+    ``pictures``: whether they are looked at, or only their proprio is asked for.
+    """
+
+    frames: np.ndarray
+    mask: np.ndarray
+    pictures: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,23 @@ class Windows:
             mask=mask,
             instructions=[self.instructions[number] for number in self.instruction_of[indices]],
         )
+
+    def ahead(self, indices: np.ndarray, offsets: np.ndarray, *, pictures: bool = True) -> Later:
+        """The frames ``offsets`` [K] control steps after ``indices`` [B]; behind the end, the last one, masked out."""
+        frames, last = indices[:, None] + offsets, self.ends[indices, None] - 1
+        return Later(np.minimum(frames, last), frames <= last, pictures)
+
+    def beside(self, indices: np.ndarray, distance: int, rng: np.random.Generator) -> Later:
+        """For each of ``indices`` [B] another frame [B, 1] of its episode, at most ``distance`` control steps away.
+
+        Each that there is, is as likely; in an episode of one frame there is none.
+        """
+        begin = np.searchsorted(self.ends, self.ends[indices])
+        low = np.maximum(indices - distance, begin)
+        others = np.minimum(indices + distance, self.ends[indices] - 1) - low
+        drawn = low + rng.integers(0, np.maximum(others, 1))
+        frames = np.where(others > 0, drawn + (drawn >= indices), indices)
+        return Later(frames[:, None], others[:, None] > 0)
 
 
 def pad_neutral(actions: np.ndarray, mask: np.ndarray, spec: ActionSpec) -> np.ndarray:
@@ -110,6 +139,15 @@ def load_windows(
     for name in cameras:
         if name not in known:
             raise unknown(f"camera of {dataset.root}", name, known)
+    bare = bare_windows(dataset, pred_horizon=pred_horizon, episodes=episodes)
+    frames = {
+        name: decoded_frames(dataset, camera=name, size=image_size, progress=progress) for name in (cameras or known)
+    }
+    return replace(bare, frames=frames)
+
+
+def bare_windows(dataset: Dataset, *, pred_horizon: int, episodes: Sequence[int] | None = None) -> Windows:
+    """`load_windows` without pictures: ``frames`` is empty, and nothing is decoded."""
     if not dataset.episodes:
         raise UnderstudyError(f"the dataset at {dataset.root} has no episodes")
     with ThreadPoolExecutor() as pool:
@@ -118,10 +156,7 @@ def load_windows(
     texts = tuple(dict.fromkeys(info.instruction for info in dataset.episodes))
     chosen = np.isin(np.arange(len(lengths)), range(len(lengths)) if episodes is None else list(episodes))
     return Windows(
-        frames={
-            name: decoded_frames(dataset, camera=name, size=image_size, progress=progress)
-            for name in (cameras or known)
-        },
+        frames={},
         proprio=np.concatenate([entry["proprio"] for entry in arrays]),
         actions=np.concatenate([entry["actions"] for entry in arrays]),
         ends=np.repeat(np.cumsum(lengths), lengths),

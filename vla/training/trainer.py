@@ -1,7 +1,10 @@
-"""One loop for every model: accelerate, EMA, accumulation, mixed precision, an exact resume.
+"""One loop for every model: one process, DDP or shards, EMA, accumulation, mixed precision, an exact resume.
 
 A model is any ``nn.Module`` whose call with a batch gives a scalar loss. Batches come from a function of the batch's
 number, so step *s* sees the same data, noise and dropout whether or not the run was stopped before it.
+
+It may have two members more: ``after_step(step, steps)``, called after each optimizer step, for weights that follow
+others; and ``metrics()``, scalar tensors of its last call by name, logged beside the loss.
 
 Every hidden source of state is a function of the step: the learning rate, the batch, the generators' seed. Only the
 weights, their average and the optimizer's moments are saved (`vla.training.checkpoint`).
@@ -21,11 +24,13 @@ from typing import Literal
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from vla.errors import UnderstudyError
 from vla.training.checkpoint import TrainingState, newest
 from vla.training.precision import Precision, bf16_is_fast
+from vla.training.sharding import average_in_shards, shards_of
 from vla.training.tracking import Tracker
 
 Batch = dict[str, Tensor]
@@ -60,6 +65,8 @@ class TrainerConfig:
     log_every: int = 20
     save_every: int = 500
     """steps between two states to resume from"""
+    sharded: bool = False
+    """with several processes, each holds its part of weights, average and moments instead of all (``launch=fsdp``)"""
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
@@ -85,22 +92,20 @@ def train(
 
     ``batch(n)`` gives batch *n* (global over ranks and accumulation); ``run``: the folder for metrics and states;
     ``lr_scale``: a parameter's name → factor on its learning rate; ``on_save``: called on the main process with the
-    averaged weights in the model, each time a state was saved. Ctrl-C saves a state first, then raises on.
+    averaged weights in the model, each time a state was saved. Ctrl-C saves a state first, then raises on. With
+    ``config.sharded`` what is trained is a twin of ``model``, and only the main process has the weights in the end.
     """
     run.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(mixed_precision="no")  # its own setting would hold for the whole process
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(accelerator.device))
-    optimizer = make_optimizer(model, config, lr_scale)
-    model.to(accelerator.device).train()
-    ema = average_of(model, config)
-    state = TrainingState(model, optimizer, ema)
+    state = _begin(model, config, accelerator, lr_scale)
     if resume:
         state.load(run)
     elif newest(run) is not None:
         raise UnderstudyError(f"{run} already holds a run; give resume=true to go on, or another folder")
-    wrapped, prepared = accelerator.prepare(model, optimizer)
-    loop = _Loop(accelerator, wrapped, prepared, batch, config)
+    loop = _Loop(accelerator, *_prepared(state, accelerator), batch, config)
     loop.autocast = torch.autocast(accelerator.device.type, torch.bfloat16, enabled=use_bf16)
+    loop.sharded = state.whole is not None
     saving = _Saving(state, run, on_save, main=accelerator.is_main_process)
     with Tracker(run, steps=config.steps, start=state.step, quiet=not accelerator.is_main_process) as tracker:
         try:
@@ -109,9 +114,31 @@ def train(
             saving()
             raise
     saving()
+    state.take_average()
+    return model.eval()
+
+
+def _begin(
+    model: nn.Module, config: TrainerConfig, accelerator: Accelerator, lr_scale: Callable[[str], float]
+) -> TrainingState:
+    if not (config.sharded and accelerator.num_processes > 1):
+        optimizer = make_optimizer(model, config, lr_scale)
+        model.to(accelerator.device).train()
+        return TrainingState(model, optimizer, average_of(model, config))
+    shards = shards_of(model.train(), accelerator.device)
+    ema = average_of(model, config)
     if ema is not None:
-        _exchange(model, ema.module)
-    return accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+        average_in_shards(ema.module, model, shards)
+    return TrainingState(shards, make_optimizer(shards, config, lr_scale), ema, whole=model)
+
+
+def _prepared(state: TrainingState, accelerator: Accelerator) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """What takes the steps; and where there are shards, only the main process keeps the whole model."""
+    if state.whole is None:
+        return accelerator.prepare(state.model, state.optimizer)
+    if not accelerator.is_main_process:
+        state.whole.to("meta")
+    return state.model, state.optimizer
 
 
 def make_optimizer(
@@ -146,39 +173,41 @@ def average_of(model: nn.Module, config: TrainerConfig) -> AveragedModel | None:
 
 def _run(loop: "_Loop", state: TrainingState, saving: "_Saving", tracker: Tracker) -> None:
     config = loop.config
-    with ThreadPoolExecutor(1) as loader:
+    with ThreadPoolExecutor(1) as loader, _noted() if loop.sharded else nullcontext([]) as earlier:
         upcoming = loader.submit(loop.load, state.step) if state.step < config.steps else None
         while state.step < config.steps:
             batches = upcoming.result()
             if state.step + 1 < config.steps:
                 upcoming = loader.submit(loop.load, state.step + 1)
-            with _uninterrupted():
+            with _noted() as pressed:  # weights, average and count must belong together again before a stop
                 loss, norm, rate = loop.step(state.step, batches)
+                if hasattr(state.model, "after_step"):
+                    state.model.after_step(state.step, config.steps)
                 if state.ema is not None:
                     state.ema.update_parameters(state.model)
                 state.step += 1
+            if loop.agree(stop=bool(pressed or earlier)):
+                raise KeyboardInterrupt
             tracker.count(config.batch_size * config.grad_accumulation * loop.accelerator.num_processes)
             if state.step % config.log_every == 0 or state.step == config.steps:
                 loss = loop.accelerator.reduce(loss, "mean")
-                tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate)
+                tracker.log(state.step, loss=float(loss), grad_norm=float(norm), lr=rate, **loop.metrics(state.model))
             if state.step % config.save_every == 0 and state.step < config.steps:
                 saving()
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until weights, average and count belong together again."""
+def _noted() -> Iterator[list[bool]]:
+    """Ctrl-C does no more than lengthen the list that this gives."""
+    pressed: list[bool] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield pressed
         return
-    pressed = []
     before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try:
-        yield
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def _check_finite(value: float, step: int, *, what: str = "loss") -> None:
@@ -193,23 +222,16 @@ class _Saving:
         self._state, self._run, self._on_save, self._main = state, run, on_save, main
 
     def __call__(self) -> None:
-        if not self._main:
+        if self._main:
+            self._state.save(self._run)
+        elif self._state.whole is None:
             return
-        self._state.save(self._run)
-        if self._state.ema is None:
-            self._on_save()
-            return
-        _exchange(self._state.model, self._state.ema.module)
-        try:
-            self._on_save()
-        finally:
-            _exchange(self._state.model, self._state.ema.module)
-
-
-def _exchange(one: nn.Module, other: nn.Module) -> None:
-    """Each has the weights of the other afterwards; nothing is copied."""
-    for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
-        mine.data, theirs.data = theirs.data, mine.data
+        else:
+            for _ in self._state.pieces():
+                pass
+        with self._state.averaged():
+            if self._main:
+                self._on_save()
 
 
 class _Loop:
@@ -226,12 +248,25 @@ class _Loop:
         self.accelerator, self.config = accelerator, config
         self._model, self._optimizer, self._batch = model, optimizer, batch
         self.autocast: AbstractContextManager[object] = nullcontext()
+        self.sharded = False
 
     def load(self, step: int) -> list[Batch]:
         """The batches of this rank for one optimizer step."""
         ranks, passes = self.accelerator.num_processes, self.config.grad_accumulation
         first = (step * ranks + self.accelerator.process_index) * passes
         return [self._batch(first + number) for number in range(passes)]
+
+    def agree(self, *, stop: bool) -> bool:
+        """Whether to stop: with shards, as soon as one process is to, since a state is saved by all together."""
+        if not self.sharded:
+            return stop
+        asked = torch.tensor(float(stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(asked, "sum") > 0)
+
+    def metrics(self, model: nn.Module) -> dict[str, float]:
+        """What ``model`` tells of its last call, mean over the ranks."""
+        told = model.metrics() if hasattr(model, "metrics") else {}
+        return {name: float(self.accelerator.reduce(value, "mean")) for name, value in told.items()}
 
     def step(self, step: int, batches: list[Batch]) -> tuple[Tensor, Tensor, float]:
         """Loss, gradient norm and learning rate of one optimizer step."""
@@ -249,6 +284,7 @@ class _Loop:
                 accelerator.backward(loss)
             total += loss.detach()
         norm = accelerator.clip_grad_norm_(self._model.parameters(), self.config.grad_clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         _check_finite(float(total), step + 1)  # before it spoils the weights
         _check_finite(float(norm), step + 1, what="norm of the gradient")
         self._optimizer.step()

@@ -1,0 +1,1 @@
+"""What a policy may learn besides its actions, to see better; nothing of it runs at inference."""
