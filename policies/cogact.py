@@ -337,8 +337,7 @@ class CogACT:
         """Answer quicker from now on; worth it before hundreds of answers, since the first takes a minute to compile.
 
         For good: adapters are folded in and weights rounded to what is computed in, so train and save before. Without
-        it, a GPU still launches what it would do anyway as CUDA graphs. What goes on from what is `Underway`
-        takes the head's usual way.
+        it, a GPU launches its usual work as CUDA graphs. What goes on from what is `Underway` is sampled as usual.
         """
         self.hastened = Hastened.settled(self.model.eval())
 

@@ -225,7 +225,7 @@ def test_what_comes_later_reaches_neither_the_tokens_nor_the_head(make_dataset, 
         key: value.flip(0) if key.startswith(("jepa.", "taco.")) and not key.endswith("mask") else value
         for key, value in batch.items()
     }
-    assert torch.equal(policy.model._context(batch).tokens, policy.model._context(changed).tokens)
+    assert torch.equal(policy.model.context(batch).tokens, policy.model.context(changed).tokens)
     (head, whole), (head_again, other) = action_loss(policy, batch), action_loss(policy, changed)
     assert head == head_again
     assert whole != other
@@ -239,9 +239,9 @@ def test_no_gradient_flows_into_the_targets(make_dataset, make_policy, way):
     for key, value in batch.items():
         if key.startswith(("jepa.", "taco.")) and value.is_floating_point():
             value.requires_grad_(True)
-    context = policy.model._context(batch)
+    context = policy.model.context(batch)
     context.tokens.retain_grad()
-    policy.model.auxiliary(context, batch, policy.model.backbone, policy.model._context).backward()
+    policy.model.auxiliary(context, batch, policy.model.backbone, policy.model.context).backward()
     assert all(value.grad is None for value in batch.values())
     assert all(buffer.grad is None for buffer in policy.model.buffers())
     assert context.tokens.grad.abs().sum() > 0

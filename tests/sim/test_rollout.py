@@ -182,3 +182,17 @@ def test_a_film_shows_every_step_and_changes_nothing(checkpoint, tmp_path):
     while video.read()[0]:
         frames += 1
     assert frames == filmed.result.steps + 1
+
+
+def test_a_policy_is_hastened_only_when_that_is_asked_for(monkeypatch):
+    class Counting:
+        hastened = 0
+
+        def hasten(self):
+            self.hastened += 1
+
+    monkeypatch.setattr(rollout, "load_policy", lambda checkpoint: Counting())
+    rollout.shared_policy.cache_clear()
+    policies = [rollout.shared_policy("a", quick=quick) for quick in (False, True, True)]
+    rollout.shared_policy.cache_clear()
+    assert [policy.hastened for policy in policies] == [0, 1, 1]
