@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from policies.auxiliary.objective import Auxiliary, AuxiliaryConfig
-from policies.embodiments import Embodiments
+from policies.embodiments import Embodiments, fit_normalizers, specs_of
 from policies.hastened import Hastened
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead
 from policies.heads.dit import DiT, DiTSize
@@ -30,7 +30,7 @@ from policies.heads.generative import GenerativeHead
 from policies.heads.realtime import Known, soft_weights
 from policies.heads.regression import RegressionConfig, RegressionHead
 from policies.heads.unet import UNet, UNetSize
-from policies.normalizer import Mode, Normalizer, NormalizerSet
+from policies.normalizer import Mode, NormalizerSet
 from policies.policy import Underway, read_spec, read_specs, write_spec
 from vla.backbones.backbone import TokenGroup
 from vla.backbones.hub_config import HubVLMConfig
@@ -41,7 +41,7 @@ from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line, unknown
 from vla.representation.tower import PretrainedTower, Source
-from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task
+from vla.types import ActionChunk, Observation, Task
 
 WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
 
@@ -193,7 +193,8 @@ class CogACT:
         ``others``: further datasets that it will be trained on, of this embodiment or of others.
         """
         parts = [(dataset, windows), *others]
-        arms = Embodiments(specs_of(config, parts))
+        sizes = {name: getattr(config, name) for name in ("image_size", "pred_horizon", "exec_horizon")}
+        arms = Embodiments(specs_of(parts, **sizes))
         normalizers = fit_normalizers(parts, mode=config.normalization)
         tokenizer = build_tokenizer([words for _, part in parts for words in part.told])
         backbone = make_backbone(config, arms, tokenizer, with_model=features is None)
@@ -391,49 +392,3 @@ def _hub(
     else:
         source = hub.Source.read_again(config, checkpoint)
     return hub.HubVLM(config, source, cameras=arms.cameras, proprio_dim=arms.proprio_dim)
-
-
-def specs_of(config: CogACTConfig, parts: Sequence[tuple[DatasetSpec, Windows]]) -> dict[str, PolicySpec]:
-    """Embodiment → what the policy expects and promises; datasets of one embodiment must agree about that."""
-    specs: dict[str, PolicySpec] = {}
-    for dataset, windows in parts:
-        spec = PolicySpec(
-            cameras=tuple(CameraSpec(name, config.image_size, config.image_size) for name in windows.frames),
-            proprio_names=dataset.proprio_names,
-            action=dataset.action,
-            accepts=("instruction",),
-            obs_horizon=1,
-            pred_horizon=config.pred_horizon,
-            exec_horizon=config.exec_horizon,
-            control_hz=dataset.fps,
-        )
-        if specs.setdefault(dataset.embodiment, spec) != spec:
-            raise UnderstudyError(
-                f"two datasets of the embodiment {dataset.embodiment!r} differ in cameras, proprio, actions or rate: "
-                f"{specs[dataset.embodiment]} and {spec}; give policy.cameras=[…] that both have, or record one again"
-            )
-    return specs
-
-
-def fit_normalizers(parts: Sequence[tuple[DatasetSpec, Windows]], *, mode: Mode) -> NormalizerSet:
-    """Normalisers for each embodiment, of its training samples. A gripper that is only open or closed is not scaled."""
-    sets = {}
-    for dataset, _ in parts:
-        own = [windows for other, windows in parts if other.embodiment == dataset.embodiment]
-        actions = np.concatenate([windows.actions[windows.samples] for windows in own])
-        proprio = np.concatenate([windows.proprio[windows.samples] for windows in own])
-        sets[dataset.embodiment] = {
-            "action": fit_actions(actions, dataset.action, mode=mode),
-            "proprio": Normalizer.fit(proprio, mode=mode),
-        }
-    return NormalizerSet(sets)
-
-
-def fit_actions(actions: np.ndarray, spec: ActionSpec, *, mode: Mode) -> Normalizer:
-    """The normaliser of ``actions`` [N, A]."""
-    gripper = spec.gripper
-    if gripper is None or not np.isin(actions[:, gripper.index], (gripper.open, gripper.closed)).all():
-        return Normalizer.fit(actions, mode=mode)
-    low, high = sorted((gripper.open, gripper.closed))
-    mask = [index != gripper.index for index in range(spec.dim)]
-    return Normalizer.fit(actions, mode=mode, mask=mask, binary=(low, high))

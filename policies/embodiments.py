@@ -8,7 +8,7 @@ What an arm lacks is zero and masked: its missing cameras are seen by no token, 
 neither given to the denoiser nor counted in the loss. With one arm alone nothing is added.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vla.types import PolicySpec
+from policies.normalizer import Mode, Normalizer, NormalizerSet
+from vla.data.lerobot import DatasetSpec
+from vla.data.windows import Windows
+from vla.errors import UnderstudyError
+from vla.types import ActionSpec, CameraSpec, PolicySpec
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,51 @@ class Embodiments:
         """Camera → [B, H, W, 3], with black ones for the cameras that are missing."""
         black = np.zeros_like(next(iter(images.values())))
         return {name: images.get(name, black) for name in self.cameras}
+
+
+def specs_of(
+    parts: Sequence[tuple[DatasetSpec, Windows]], *, image_size: int, pred_horizon: int, exec_horizon: int
+) -> dict[str, PolicySpec]:
+    """Embodiment → what the policy expects and promises; datasets of one embodiment must agree about that."""
+    specs: dict[str, PolicySpec] = {}
+    for dataset, windows in parts:
+        spec = PolicySpec(
+            cameras=tuple(CameraSpec(name, image_size, image_size) for name in windows.frames),
+            proprio_names=dataset.proprio_names,
+            action=dataset.action,
+            accepts=("instruction",),
+            obs_horizon=1,
+            pred_horizon=pred_horizon,
+            exec_horizon=exec_horizon,
+            control_hz=dataset.fps,
+        )
+        if specs.setdefault(dataset.embodiment, spec) != spec:
+            raise UnderstudyError(
+                f"two datasets of the embodiment {dataset.embodiment!r} differ in cameras, proprio, actions or rate: "
+                f"{specs[dataset.embodiment]} and {spec}; give policy.cameras=[…] that both have, or record one again"
+            )
+    return specs
+
+
+def fit_normalizers(parts: Sequence[tuple[DatasetSpec, Windows]], *, mode: Mode) -> NormalizerSet:
+    """Normalisers for each embodiment, of its training samples. A gripper that is only open or closed is not scaled."""
+    sets = {}
+    for dataset, _ in parts:
+        own = [windows for other, windows in parts if other.embodiment == dataset.embodiment]
+        actions = np.concatenate([windows.actions[windows.samples] for windows in own])
+        proprio = np.concatenate([windows.proprio[windows.samples] for windows in own])
+        sets[dataset.embodiment] = {
+            "action": fit_actions(actions, dataset.action, mode=mode),
+            "proprio": Normalizer.fit(proprio, mode=mode),
+        }
+    return NormalizerSet(sets)
+
+
+def fit_actions(actions: np.ndarray, spec: ActionSpec, *, mode: Mode) -> Normalizer:
+    """The normaliser of ``actions`` [N, A]."""
+    gripper = spec.gripper
+    if gripper is None or not np.isin(actions[:, gripper.index], (gripper.open, gripper.closed)).all():
+        return Normalizer.fit(actions, mode=mode)
+    low, high = sorted((gripper.open, gripper.closed))
+    mask = [index != gripper.index for index in range(spec.dim)]
+    return Normalizer.fit(actions, mode=mode, mask=mask, binary=(low, high))

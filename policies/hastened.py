@@ -59,8 +59,11 @@ class Hastened:
         return cls(model, compiled=True)
 
     def __call__(self, batch: Mapping[str, Tensor], noise: Tensor, known: Known | None = None) -> Tensor:
-        """Normalised actions [B, N, A]."""
-        return self.actions(self.context(batch), noise, known)
+        """Normalised actions [B, N, A]; of an arm that lacks some of their entries, by the head's usual way."""
+        context = self.context(batch)
+        if "dims" in batch:
+            return self._model.head.sample(context, noise, known, batch["dims"])
+        return self.actions(context, noise, known)
 
     @torch.no_grad()
     def context(self, batch: Mapping[str, Tensor]) -> TokenGroup:
