@@ -11,22 +11,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+
+from benchmarks.study import Cell, kept, markdown, mean_of, play_tasks
 
 from policies import train as training
 from policies.execution import ExecutionConfig
 from policies.lerobot_plugin.command import adopt
 from sim import collect
-from sim.intervals import wilson
-from sim.pool import default_workers, with_progress
 from sim.results import Condition
-from sim.rollout import Scene, Setting, play_all
-from sim.suite import TEST_SEEDS
+from sim.rollout import Setting
 from vla.bench import Row, parser, write_bench
 from vla.config import build, load
 from vla.errors import UnderstudyError
@@ -73,7 +69,6 @@ PEERS = {
 instruction. Both act on four steps of a chunk of 16, as ours do."""
 PEER_BATCH = 32
 FIRST_SCENE = 400
-RESULTS = Path(__file__).with_name("results")
 
 
 def train_head(head: str, *, data: Path, work: Path, warm_up: Path | None) -> float:
@@ -120,30 +115,6 @@ def lerobot_train(kind: str, *, data: Path, out: Path, steps: int) -> float:
     return sum(float(update) + float(load) for update, load in spent) * steps / len(spent)
 
 
-def play_tasks(setting: Setting, condition: Condition, *, episodes: int) -> dict[str, Any]:
-    """Successes of each task on the test scenes, and the mean with its interval."""
-    seeds = TEST_SEEDS[FIRST_SCENE : FIRST_SCENE + episodes]
-    scenes = [Scene(setting, task, task, condition, seed) for task in TASKS for seed in seeds]
-    played = play_all(scenes, workers=default_workers())
-    results = [one.result for one in with_progress(played, what=condition, total=len(scenes))]
-    tasks = {task: sum(one.success for one in results if one.task == task) for task in TASKS}
-    total = sum(tasks.values())
-    return {
-        "tasks": tasks,
-        "episodes": episodes,
-        "success_rate": total / len(scenes),
-        "wilson": wilson(total, len(scenes)),
-    }
-
-
-def cell(name: str, play: Callable[[], dict[str, Any]], **about: object) -> dict[str, Any]:
-    """What ``play()`` gives, kept in a file of that name."""
-    file = RESULTS / f"mt10-{name}.json"
-    if not file.is_file():
-        file.write_text(json.dumps({**play(), **about, "code": training.code_version()}, indent=2) + "\n")
-    return json.loads(file.read_text())
-
-
 def main(argv: list[str]) -> int:
     """``vla bench mt10``: two hours on two cores."""
     arguments = parser("mt10", __doc__)
@@ -156,36 +127,35 @@ def main(argv: list[str]) -> int:
     data, options = given.work / "data", json.dumps(SUITE, sort_keys=True)
     recording = {"tasks": list(TASKS), "episodes": given.demos, "out": data, "suite": SUITE, "noise": NOISE}
     collect.run(build(collect.CollectConfig, recording))
-    bare = Setting(options)
-    cells = {who: cell(who, partial(play_tasks, bare, who, episodes=given.episodes)) for who in ("random", "expert")}
+
+    def played(name: str, setting: Setting, condition: Condition = "policy", **about: object) -> Cell:
+        play = partial(play_tasks, TASKS, setting, condition, episodes=given.episodes, first_scene=FIRST_SCENE)
+        return kept(f"mt10-{name}", play, **about)
+
+    cells = {who: played(who, Setting(options), who) for who in ("random", "expert")}
     warmed = train_head("l1", data=data, work=given.work, warm_up=None)
     longest = warmed
     for head in given.heads:
         seconds = train_head(head, data=data, work=given.work, warm_up=given.work / "warm-up")
         longest = max(longest, warmed + seconds)
-        setting = Setting(options, str(given.work / head))
         for execution, how in EXECUTIONS.items():
             if (head, execution) == ("l1", "rtc"):
                 continue  # there is no noise to guide
-
-            play = partial(play_tasks, replace(setting, execution=how), "policy", episodes=given.episodes)
-            cells[f"{head}-{execution}"] = cell(f"{head}-{execution}", play, train_s=[warmed, seconds])
+            setting = Setting(options, str(given.work / head), how)
+            cells[f"{head}-{execution}"] = played(f"{head}-{execution}", setting, train_s=[warmed, seconds])
     for kind in given.peers:
         checkpoint, seconds = train_peer(kind, data=data, work=given.work, seconds=longest)
-        play = partial(play_tasks, Setting(options, str(checkpoint)), "policy", episodes=given.episodes)
-        cells[f"lerobot-{kind}"] = cell(f"lerobot-{kind}", play, train_s=[seconds])
+        cells[f"lerobot-{kind}"] = played(f"lerobot-{kind}", Setting(options, str(checkpoint)), train_s=[seconds])
     sys.stdout.write(table(cells))
     rows = [Row(name, one["success_rate"], "success") for name, one in cells.items()]
     write_bench("mt10", rows, {}, given.json, notes=("success on unseen scenes; intervals in the table above",))
     return 0
 
 
-def table(cells: dict[str, Any]) -> str:
+def table(cells: dict[str, Cell]) -> str:
     """One line a cell: the mean with its interval, then the successes of each task."""
-    head = ["", "mean (95 %)", *(task.removeprefix("metaworld/") for task in TASKS)]
-    lines = [head, ["---"] * len(head)]
-    for name, one in cells.items():
-        low, high = one["wilson"]
-        mean = f"{one['success_rate']:.2f} ({low:.2f} – {high:.2f})"
-        lines.append([name.replace("-", ", "), mean, *(f"{one['tasks'][task]}" for task in TASKS)])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    rows = [
+        [name.replace("-", ", "), mean_of(cell), *(str(cell["tasks"][task]) for task in TASKS)]
+        for name, cell in cells.items()
+    ]
+    return markdown(["", "mean (95 %)", *(task.removeprefix("metaworld/") for task in TASKS)], rows)

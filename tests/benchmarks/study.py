@@ -1,0 +1,54 @@
+"""What studies of policies share: cells that are played once and kept, and their table."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from policies.train import code_version
+from sim.intervals import wilson
+from sim.pool import default_workers, with_progress
+from sim.results import Condition
+from sim.rollout import Scene, Setting, play_all
+from sim.suite import TEST_SEEDS
+
+RESULTS = Path(__file__).with_name("results")
+Cell = dict[str, Any]
+
+
+def play_tasks(
+    tasks: Sequence[str], setting: Setting, condition: Condition, *, episodes: int, first_scene: int
+) -> Cell:
+    """Successes of each task on the test scenes, and the mean with its interval."""
+    seeds = TEST_SEEDS[first_scene : first_scene + episodes]
+    scenes = [Scene(setting, task, task, condition, seed) for task in tasks for seed in seeds]
+    played = play_all(scenes, workers=default_workers())
+    results = [one.result for one in with_progress(played, what=condition, total=len(scenes))]
+    successes = {task: sum(one.success for one in results if one.task == task) for task in tasks}
+    total = sum(successes.values())
+    return {
+        "tasks": successes,
+        "episodes": episodes,
+        "success_rate": total / len(scenes),
+        "wilson": wilson(total, len(scenes)),
+        "steps": sum(one.steps for one in results) / len(results),
+    }
+
+
+def kept(name: str, play: Callable[[], Cell], **about: object) -> Cell:
+    """What ``play()`` gives, from the file of that name when it was played before."""
+    file = RESULTS / f"{name}.json"
+    if not file.is_file():
+        file.write_text(json.dumps({**play(), **about, "code": code_version()}, indent=2) + "\n")
+    return json.loads(file.read_text())
+
+
+def mean_of(cell: Mapping[str, Any]) -> str:
+    """The mean with its interval, as a table has it."""
+    low, high = cell["wilson"]
+    return f"{cell['success_rate']:.2f} ({low:.2f} – {high:.2f})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table for the page of studies."""
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *rows))
