@@ -1,24 +1,26 @@
 """What a late answer costs: success against the time from picture to chunk, for each way of carrying out chunks.
 
-The policy of ``make demo`` on the table-top suite (20 control steps a second, chunks of 16), and a second one, equal but
-for having been trained to go on from up to 400 ms of the last chunk. The world moves on while a chunk is made. Each
-finished cell is a small json; run again to go on.
+The policy of ``make demo`` on the table-top suite (20 control steps a second, chunks of 16), and a second one, equal
+but for having been trained to go on from up to 400 ms of the last chunk. The world moves on while a chunk is made.
+Each finished cell is a small json; run again to go on.
 """
 
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from benchmarks.study import kept, markdown, mean_of, play_tasks
 
 from policies import train as training
+from policies.cogact import CONFIG, CogACTConfig
 from policies.execution import ExecutionConfig
 from sim.collect import expand
 from sim.demo import DemoConfig
 from sim.rollout import Setting
 from vla.bench import Row, parser, write_bench
-from vla.config import load
+from vla.config import from_yaml, load
 from vla.errors import UnderstudyError
 
 HZ = 20
@@ -39,7 +41,8 @@ def train_on_prefixes(demo: DemoConfig, work: Path) -> Path:
     """The demonstration's policy once more, from the same backbone, and trained to go on from what is under way."""
     out = work / "trained"
     if not (out / f"training_state/step-{demo.trainer['steps']:08d}").is_dir():
-        policy = {**demo.policy, "diffusion": {**demo.policy["diffusion"], "max_delay": max(DELAYS)}}
+        policy = asdict(from_yaml(CogACTConfig, demo.out / "train" / CONFIG))
+        policy["diffusion"]["max_delay"] = max(DELAYS)
         settings = training.TrainConfig(demo.out / "data", policy=policy, trainer=demo.trainer, out=out)
         settings.start_from = demo.out / "warm-up"
         settings.resume = (out / "training_state").is_dir()
