@@ -206,7 +206,10 @@ class CogACT:
 
     @classmethod
     def load(cls, folder: Path) -> "CogACT":
-        """Read what `save` wrote; every weight must be there. It drives the arm of the first dataset."""
+        """Read what `save` wrote, onto the GPU if there is one; every weight must be there.
+
+        It drives the arm of the first dataset.
+        """
         for name in (WEIGHTS, CONFIG, NORMALIZER):
             if not (folder / name).is_file():
                 raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
@@ -220,7 +223,8 @@ class CogACT:
         except (RuntimeError, OSError, SafetensorError) as error:
             said = first_line(error)
             raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
-        return cls(config, arms, normalizers=normalizers, embodiment=next(iter(arms.specs)), model=model.eval())
+        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(config, arms, normalizers=normalizers, embodiment=next(iter(arms.specs)), model=model)
 
     def driving(self, embodiment: str) -> "CogACT":
         """The same policy for another of its arms."""
