@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
+
+from vla.errors import UnderstudyError
 
 
 class Momentum(nn.Module):
@@ -33,6 +36,11 @@ class Momentum(nn.Module):
     @torch.no_grad()
     def forward[T](self, source: nn.Module, ask: Callable[[], T]) -> T:
         """What ``ask`` gives while ``source`` has the averaged weights and is in evaluation mode; no gradient."""
+        if any(isinstance(weight, DTensor) for weight in source.parameters()):
+            raise UnderstudyError(
+                "policy.auxiliary.jepa makes its targets with whole weights, and launch=fsdp splits them; "
+                "give launch=ddp, or leave it out"
+            )
         training, averages = source.training, {name: getattr(self, _key(name)) for name in _learned(source)}
         source.eval()
         try:

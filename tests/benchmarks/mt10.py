@@ -2,7 +2,7 @@
 
 All heads start from one backbone (trained with the L1 head) and train as many steps on the same demonstrations; all
 play the same unseen scenes. Beside them LeRobot's ACT and diffusion policy, trained on the same demonstrations for as
-long as the slowest head and its backbone were. Each finished cell is a small json; run again to go on.
+long as CogACT's diffusion head and its backbone were. Each finished cell is a small json; run again to go on.
 """
 
 import json
@@ -134,17 +134,16 @@ def main(argv: list[str]) -> int:
 
     cells = {who: played(who, Setting(options), who) for who in ("random", "expert")}
     warmed = train_head("l1", data=data, work=given.work, warm_up=None)
-    longest = warmed
     for head in given.heads:
         seconds = train_head(head, data=data, work=given.work, warm_up=given.work / "warm-up")
-        longest = max(longest, warmed + seconds)
         for execution, how in EXECUTIONS.items():
             if (head, execution) == ("l1", "rtc"):
                 continue  # there is no noise to guide
             setting = Setting(options, str(given.work / head), how)
             cells[f"{head}-{execution}"] = played(f"{head}-{execution}", setting, train_s=[warmed, seconds])
     for kind in given.peers:
-        checkpoint, seconds = train_peer(kind, data=data, work=given.work, seconds=longest)
+        ours = warmed + train_head("diffusion", data=data, work=given.work, warm_up=given.work / "warm-up")
+        checkpoint, seconds = train_peer(kind, data=data, work=given.work, seconds=ours)
         cells[f"lerobot-{kind}"] = played(f"lerobot-{kind}", Setting(options, str(checkpoint)), train_s=[seconds])
     sys.stdout.write(table(cells))
     rows = [Row(name, one["success_rate"], "success") for name, one in cells.items()]
