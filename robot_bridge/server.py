@@ -1,0 +1,359 @@
+"""Chunks for robots: one policy, any number of robots, each with an episode of its own.
+
+    robot ──OBSERVE──► I/O thread ──► its newest observation ──► inference thread ──► CHUNK ──► that robot alone
+                       (ROUTER)       (older ones are dropped)    (all that wait, in one batch)
+
+The I/O thread never infers and never waits for inference, so it answers ALIVE at any time; whatever it cannot read it
+counts and drops. One robot holds the lease of an arm until it says BYE or has been silent for a second.
+"""
+
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any, Protocol
+
+import numpy as np
+import zmq
+
+from policies.policy import Policy, Underway
+from robot_bridge import wire
+from robot_bridge.transport import Keys, lock_server, only_known, refuse_in_the_open, socket
+from robot_bridge.wire import Codec, Header, Kind, WireError
+from vla.errors import UnderstudyError, first_line
+from vla.types import ActionChunk, Observation, PolicySpec, Task
+
+logger = logging.getLogger(__name__)
+
+LEASE_NS = 1_000_000_000
+"""Silence after which an arm may be leased to another robot."""
+CODECS: tuple[Codec, ...] = ("raw", "jpeg")
+MOST_ROBOTS = 64
+
+
+class Brain(Protocol):
+    """Episodes of one policy side by side."""
+
+    spec: PolicySpec
+
+    def session(self) -> Policy:
+        """A policy that shares the weights and nothing else."""
+        ...
+
+    def infer_together(
+        self, sessions: Sequence[Policy], seen: Sequence[tuple[Observation, Underway | None]]
+    ) -> list[ActionChunk]:
+        """What each session would answer, in one batch."""
+        ...
+
+
+class OneByOne:
+    """A policy that knows no batches as a `Brain`; it serves one robot at a time."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.spec, self._policy = policy.spec, policy
+
+    def session(self) -> Policy:
+        """The policy itself."""
+        return self._policy
+
+    def infer_together(
+        self, sessions: Sequence[Policy], seen: Sequence[tuple[Observation, Underway | None]]
+    ) -> list[ActionChunk]:
+        """One after the other."""
+        return [session.infer(*one) for session, one in zip(sessions, seen, strict=True)]
+
+
+@dataclass
+class Waiting:
+    """An observation that wants an answer."""
+
+    header: Header
+    parts: list[bytes]
+    since_ns: int
+
+
+@dataclass
+class Robot:
+    """What the server knows of one connection."""
+
+    identity: bytes
+    name: str
+    arm: str
+    codec: Codec
+    session: Policy
+    seen_ns: int
+    task: tuple[Header, Task, int] | None = None
+    waiting: Waiting | None = None
+    last: tuple[int, int] = field(default=(0, 0))
+    """episode and request of the newest observation"""
+
+
+class PolicyServer:
+    """Serves until `stop`; `run` blocks, `serving` does it in a thread."""
+
+    def __init__(
+        self,
+        brain: Brain,
+        address: str = "tcp://127.0.0.1:5555",
+        *,
+        keys: Keys | None = None,
+        allowed: Path | None = None,
+        batch_wait_s: float = 0.002,
+        most_together: int = 8,
+    ) -> None:
+        """``allowed``: a folder with the public keys of robots; ``batch_wait_s``: how long one waits for others."""
+        refuse_in_the_open(address, keys)
+        if (keys is None) != (allowed is None):
+            raise UnderstudyError("a server with keys wants to know whose to let in, and the other way round")
+        self.brain, self._keys, self._allowed = brain, keys, allowed
+        self._wait_s, self._most = batch_wait_s, most_together
+        self.epoch, self.counts = os.urandom(16), Counter[str]()
+        self._hash = wire.spec_hash(brain.spec)
+        self._robots: dict[bytes, Robot] = {}
+        self._work = threading.Condition()
+        self._stopping = False
+        self._context = zmq.Context()
+        self._address = address
+        self.address = ""
+        """where it is bound, once it serves: a port 0 has become a real one"""
+        self.latencies_us: dict[str, list[int]] = {name: [] for name in wire.TIMING}
+
+    @contextmanager
+    def serving(self) -> Iterator["PolicyServer"]:
+        """Serve in a thread of its own."""
+        ready = threading.Event()
+        thread = threading.Thread(target=self.run, args=(ready.set,), daemon=True)
+        thread.start()
+        if not ready.wait(10):
+            raise UnderstudyError(f"the server did not come up at {self._address}")
+        try:
+            yield self
+        finally:
+            self.stop()
+            thread.join(10)
+
+    def stop(self) -> None:
+        """End `run`."""
+        with self._work:
+            self._stopping = True
+            self._work.notify_all()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop`."""
+        with only_known(self._context, self._allowed):
+            router, answers = socket(self._context, zmq.ROUTER), self._context.socket(zmq.PULL)
+            router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a robot that reconnects is the one it was
+            if self._keys is not None:
+                lock_server(router, self._keys)
+            try:
+                router.bind(self._address)
+            except zmq.ZMQError as error:
+                raise UnderstudyError(f"cannot serve at {self._address}: {error}") from error
+            self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
+            answers.bind("inproc://answers")
+            worker = threading.Thread(target=self._infer, daemon=True)
+            worker.start()
+            logger.info("serving at %s, epoch %s", self.address, self.epoch.hex()[:8])
+            ready()
+            self._pass_on(router, answers)
+            worker.join(10)
+            router.close(0)
+            answers.close(0)
+
+    def _pass_on(self, router: zmq.Socket[Any], answers: zmq.Socket[Any]) -> None:
+        poller = zmq.Poller()
+        poller.register(router, zmq.POLLIN)
+        poller.register(answers, zmq.POLLIN)
+        while not self._stopping:
+            for made, _ in poller.poll(100):
+                if made is answers:
+                    self._send(router, answers.recv_multipart())
+                    continue
+                identity, *parts = router.recv_multipart()
+                try:
+                    for answer in self._heard(identity, parts):
+                        self._send(router, [identity, *answer])
+                except WireError as error:
+                    self.counts["refused"] += 1
+                    self._send(router, [identity, *self._error(Header(Kind.ERROR), "message", str(error))])
+            self._forget_silent()
+
+    def _send(self, router: zmq.Socket[Any], parts: list[bytes]) -> None:
+        try:
+            router.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self.counts["unsent"] += 1  # the robot is gone, or reads nothing: its own watchdog stops it
+
+    def _heard(self, identity: bytes, parts: list[bytes]) -> Iterator[list[bytes]]:
+        if not parts:
+            raise WireError("an empty message")
+        header = Header.unpack(parts[0])
+        self.counts[header.kind.name.lower()] += 1
+        if header.kind is Kind.HELLO:
+            yield self._welcome(identity, header, wire.unpack_map(_only(parts, 2)[1]))
+            return
+        robot = self._robots.get(identity)
+        if robot is None or header.epoch != self.epoch:
+            self.counts["strangers"] += 1
+            yield self._error(header, "epoch", "this server does not know you: say HELLO, it may have started anew")
+            return
+        if header.spec != self._hash:
+            yield self._error(header, "spec", "you expect another policy than the one that is served")
+            return
+        robot.seen_ns = monotonic_ns()
+        if header.kind is Kind.ALIVE:
+            yield [self._reply(header, Kind.ALIVE)]
+        elif header.kind is Kind.BYE:
+            del self._robots[identity]
+        elif header.kind is Kind.RESET:
+            self._begin(robot, header, wire.unpack_map(_only(parts, 2)[1]))
+        elif header.kind is Kind.OBSERVE:
+            self._take(robot, Waiting(header, parts[1:], monotonic_ns()))
+        else:
+            raise WireError(f"a server is not sent {header.kind.name}")
+
+    def _welcome(self, identity: bytes, header: Header, told: dict[str, Any]) -> list[bytes]:
+        name, arm = str(told.get("robot", ""))[:80], str(told.get("arm", ""))[:80]
+        codec = next((one for one in told.get("codecs", ()) if one in CODECS), None)
+        if not arm or codec is None:
+            return self._error(header, "hello", f"say which arm, and one of the codecs {', '.join(CODECS)}")
+        holder = next((r for r in self._robots.values() if r.arm == arm and r.identity != identity), None)
+        if holder is not None:
+            return self._error(header, "lease", f"the arm {arm!r} is driven by {holder.name!r}")
+        if len(self._robots) >= (1 if isinstance(self.brain, OneByOne) else MOST_ROBOTS):
+            return self._error(header, "full", f"{len(self._robots)} robots are served already")
+        self._robots[identity] = Robot(identity, name, arm, codec, self.brain.session(), monotonic_ns())
+        plain = {"spec": self.brain.spec.to_dict(), "codec": codec, "lease_ns": LEASE_NS}
+        return [self._reply(header, Kind.WELCOME), wire.pack_map(plain)]
+
+    def _begin(self, robot: Robot, header: Header, told: dict[str, Any]) -> None:
+        instruction, seed = told.get("instruction"), told.get("seed", 0)
+        if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+            raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
+        with self._work:
+            robot.task, robot.waiting = (header, Task(instruction), seed), None
+            self._work.notify()
+
+    def _take(self, robot: Robot, waiting: Waiting) -> None:
+        order = (waiting.header.episode, waiting.header.request)
+        if order <= robot.last:
+            self.counts["out_of_order"] += 1
+            return
+        robot.last = order
+        with self._work:
+            self.counts["overtaken"] += robot.waiting is not None
+            robot.waiting = waiting
+            self._work.notify()
+
+    def _forget_silent(self) -> None:
+        late = monotonic_ns() - LEASE_NS
+        for identity in [identity for identity, robot in self._robots.items() if robot.seen_ns < late]:
+            logger.warning("%s fell silent; its arm is free", self._robots.pop(identity).name)
+            self.counts["silent"] += 1
+
+    def _infer(self) -> None:
+        """The inference thread: everything that touches a policy happens here."""
+        out = self._context.socket(zmq.PUSH)
+        out.connect("inproc://answers")
+        while not self._stopping:
+            tasks, batch = self._next()
+            for robot, (header, task, seed) in tasks:
+                out.send_multipart([robot.identity, *self._reset(robot, header, task, seed)])
+            for robot, answer in self._answers(batch):
+                out.send_multipart([robot.identity, *answer])
+        out.close(0)
+
+    def _next(self) -> tuple[list[tuple[Robot, tuple[Header, Task, int]]], list[tuple[Robot, Waiting]]]:
+        """What is to be done now: tasks to begin, and observations that wait."""
+        with self._work:
+            self._work.wait_for(lambda: self._stopping or self._anything(), 0.1)
+            if len(self._robots) > 1 and self._anything() and not self._stopping:
+                self._work.wait_for(lambda: self._stopping or self._everybody(), self._wait_s)
+            robots = list(self._robots.values())
+            tasks = [(robot, robot.task) for robot in robots if robot.task is not None]
+            ready = [(robot, robot.waiting) for robot in robots if robot.waiting is not None]
+            batch = sorted(ready, key=lambda pair: pair[1].since_ns)[: self._most]
+            for robot, _ in tasks:
+                robot.task = None
+            for robot, _ in batch:
+                robot.waiting = None
+        return tasks, batch
+
+    def _anything(self) -> bool:
+        return any(robot.task or robot.waiting for robot in list(self._robots.values()))
+
+    def _everybody(self) -> bool:
+        return all(robot.task or robot.waiting for robot in list(self._robots.values()))
+
+    def _reset(self, robot: Robot, header: Header, task: Task, seed: int) -> list[bytes]:
+        try:
+            robot.session.reset(task, seed=seed)
+        except Exception as error:  # noqa: BLE001 whatever the policy does, the server goes on
+            return self._failed(header, error)
+        return [self._reply(header, Kind.READY)]
+
+    def _answers(self, batch: list[tuple[Robot, Waiting]]) -> Iterator[tuple[Robot, list[bytes]]]:
+        began, seen = monotonic_ns(), []
+        for robot, waiting in batch:
+            header = waiting.header
+            if began - waiting.since_ns > header.budget_ns:
+                self.counts["late"] += 1
+                yield robot, self._error(header, "late", "it waited for longer than its answer would be of use")
+                continue
+            try:
+                one = wire.unpack_observation(waiting.parts, self.brain.spec, robot.codec, stamp_ns=header.stamp_ns)
+            except WireError as error:
+                self.counts["refused"] += 1
+                yield robot, self._error(header, "message", str(error))
+                continue
+            seen.append((robot, waiting, one))
+        if not seen:
+            return
+        try:
+            chunks = self.brain.infer_together([robot.session for robot, _, _ in seen], [one for _, _, one in seen])
+            shape = (self.brain.spec.pred_horizon, self.brain.spec.action.dim)
+            for chunk in chunks:
+                _check_chunk(chunk, shape)
+        except Exception as error:  # noqa: BLE001 as above
+            yield from ((robot, self._failed(waiting.header, error)) for robot, waiting, _ in seen)
+            return
+        inferred = monotonic_ns()
+        for (robot, waiting, _), chunk in zip(seen, chunks, strict=True):
+            spent = (began - waiting.since_ns, inferred - began, inferred - waiting.since_ns)
+            timing = {name: ns // 1000 for name, ns in zip(wire.TIMING, spent, strict=True)}
+            for name, value in timing.items():
+                self.latencies_us[name] = [*self.latencies_us[name][-999:], value]
+            self.counts["answered"] += 1
+            yield robot, [self._reply(waiting.header, Kind.CHUNK), *map(bytes, wire.pack_chunk(chunk, timing))]
+
+    def _failed(self, header: Header, error: Exception) -> list[bytes]:
+        self.counts["failed"] += 1
+        logger.error("the policy failed", exc_info=error)
+        return self._error(header, "policy", f"{type(error).__name__}: {first_line(error)}"[:300])
+
+    def _error(self, header: Header, code: str, message: str) -> list[bytes]:
+        return [self._reply(header, Kind.ERROR), wire.pack_map({"code": code, "message": message})]
+
+    def _reply(self, to: Header, kind: Kind) -> bytes:
+        return Header(kind, self.epoch, to.episode, to.sequence, to.request, to.stamp_ns, 0, self._hash).pack()
+
+
+def _only(parts: list[bytes], count: int) -> list[bytes]:
+    if len(parts) != count:
+        raise WireError(f"a message of {count} parts was expected, got {len(parts)}")
+    return parts
+
+
+def _check_chunk(chunk: ActionChunk, shape: tuple[int, int]) -> None:
+    if chunk.actions.shape != shape or not np.isfinite(chunk.actions).all():
+        raise UnderstudyError(
+            f"the policy answered {chunk.actions.shape}, its spec says {shape}"
+            if chunk.actions.shape != shape
+            else "the policy answered NaN or infinity"
+        )

@@ -1,0 +1,249 @@
+"""What robot and server say to each other: a fixed header, then raw buffers; no pickle, no types from the network.
+
+    part 0   header, 72 bytes, little-endian: `Header`
+    part 1…  HELLO, WELCOME, RESET, ERROR: one msgpack map of plain types; READY, ALIVE, BYE: nothing
+             OBSERVE: what is under way, proprio, then each camera's picture in the order of the spec
+             CHUNK:   actions, then the server's timing [µs]
+
+Shapes and dtypes are never sent: both sides know them from the `PolicySpec` of the handshake, whose hash stands in
+every header. A buffer is looked at only when it has exactly the bytes that the spec says, so nothing on the wire can
+make anybody allocate. Stamps are of the robot's monotonic clock and come back as they were sent; a deadline is a time
+left, so the clocks of the two machines never meet.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from enum import IntEnum
+from typing import Any, Literal, get_args
+
+import msgpack
+import numpy as np
+
+from policies.policy import Realtime, Underway
+from vla.errors import UnderstudyError
+from vla.types import ActionChunk, Observation, PolicySpec
+
+Codec = Literal["raw", "jpeg"]
+Buffer = bytes | bytearray | memoryview
+
+MAGIC, VERSION = b"USTY", 1
+MAX_MESSAGE = 16 << 20
+"""Bytes of one message; sockets refuse more (``ZMQ_MAXMSGSIZE``)."""
+MAX_MAP = 256 << 10
+"""Bytes of a msgpack part."""
+JPEG_QUALITY = 90
+TIMING = ("queued", "inferred", "total")
+"""What the server says of an answer, microseconds each as uint32."""
+
+_HEADER = struct.Struct("<4sBBH16sQQQqq8s")
+_TIMING = struct.Struct("<3I")
+_UNDERWAY = struct.Struct("<HH")
+_FLOAT = np.dtype("<f4")
+_HOW = get_args(Realtime)
+
+
+class WireError(UnderstudyError):
+    """A message that is not what it should be; it is dropped and counted."""
+
+
+class Kind(IntEnum):
+    """What a message is."""
+
+    HELLO = 1
+    WELCOME = 2
+    RESET = 3
+    READY = 4
+    OBSERVE = 5
+    CHUNK = 6
+    ERROR = 7
+    ALIVE = 8
+    BYE = 9
+
+
+@dataclass(frozen=True)
+class Header:
+    """The first part of every message.
+
+    ``epoch`` [16 bytes]: drawn anew whenever a server starts; ``episode``: counted by the robot; ``sequence``: counted
+    by the sender; ``request``: the robot's number, which an answer repeats; ``stamp_ns``: when the observation was
+    made, by the robot's clock; ``budget_ns``: how long the answer is of use; ``spec``: `spec_hash`.
+    """
+
+    kind: Kind
+    epoch: bytes = bytes(16)
+    episode: int = 0
+    sequence: int = 0
+    request: int = 0
+    stamp_ns: int = 0
+    budget_ns: int = 0
+    spec: bytes = bytes(8)
+
+    def pack(self) -> bytes:
+        """72 bytes."""
+        kind, *rest = astuple(self)
+        return _HEADER.pack(MAGIC, VERSION, kind, 0, *rest)
+
+    @classmethod
+    def unpack(cls, part: Buffer) -> "Header":
+        """The inverse of `pack`; raises `WireError`."""
+        if len(part) != _HEADER.size:
+            raise WireError(f"a header has {_HEADER.size} bytes, got {len(part)}")
+        magic, version, kind, reserved, *rest = _HEADER.unpack(part)
+        if magic != MAGIC or reserved:
+            raise WireError("the message does not begin as one of ours")
+        if version != VERSION:
+            raise WireError(f"the other side speaks version {version} of the protocol, this one {VERSION}: update one")
+        if kind not in Kind.__members__.values():
+            raise WireError(f"unknown kind of message: {kind}")
+        return cls(Kind(kind), *rest)
+
+
+def spec_hash(spec: PolicySpec) -> bytes:
+    """8 bytes that change with anything in the spec but the folder of the checkpoint."""
+    plain = {**spec.to_dict(), "checkpoint": ""}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).digest()[:8]
+
+
+def pack_map(plain: Mapping[str, Any]) -> bytes:
+    """Plain types as one part."""
+    return msgpack.packb(dict(plain), use_bin_type=True)
+
+
+def unpack_map(part: Buffer) -> dict[str, Any]:
+    """The inverse of `pack_map`; raises `WireError`. Types of the sender's own are refused, keys are text."""
+    if len(part) > MAX_MAP:
+        raise WireError(f"a map has at most {MAX_MAP} bytes, got {len(part)}")
+    try:
+        plain = msgpack.unpackb(part, raw=False, strict_map_key=True, ext_hook=_no_types)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise WireError(f"this is no map of plain types: {type(error).__name__}") from error
+    if not isinstance(plain, dict) or not all(isinstance(key, str) for key in plain):
+        raise WireError("this is no map with text for keys")
+    return plain
+
+
+def _no_types(code: int, data: bytes) -> object:
+    raise ValueError(f"type {code} of {len(data)} bytes")
+
+
+def pack_observation(
+    observation: Observation, spec: PolicySpec, codec: Codec, underway: Underway | None = None
+) -> list[Buffer]:
+    """What is under way, proprio, and pictures of the sizes that the spec says."""
+    proprio = np.ascontiguousarray(observation.proprio, np.float32)
+    parts: list[Buffer] = [_pack_underway(underway), proprio.data.cast("B")]
+    for camera in spec.cameras:
+        image = observation.images[camera.name]
+        if image.shape != (camera.height, camera.width, 3):
+            raise WireError(
+                f"the picture of {camera.name} is {image.shape}, the policy's spec says {camera.height} x "
+                f"{camera.width} x 3: resize it before it is sent"
+            )
+        parts.append(_jpeg(image) if codec == "jpeg" else np.ascontiguousarray(image).data.cast("B"))
+    return parts
+
+
+def unpack_observation(
+    parts: Sequence[Buffer], spec: PolicySpec, codec: Codec, *, stamp_ns: int
+) -> tuple[Observation, Underway | None]:
+    """The inverse of `pack_observation`; raw pictures are views of the parts. Raises `WireError`."""
+    if len(parts) != 2 + len(spec.cameras):
+        raise WireError(f"an observation has {2 + len(spec.cameras)} parts, got {len(parts)}")
+    underway = _unpack_underway(parts[0], spec)
+    proprio = _finite(_array(parts[1], (spec.proprio_dim,), _FLOAT, "proprio"), "proprio")
+    images = {}
+    for camera, part in zip(spec.cameras, parts[2:], strict=True):
+        shape = (camera.height, camera.width, 3)
+        if codec == "jpeg":
+            images[camera.name] = _picture(part, shape)
+        else:
+            images[camera.name] = _array(part, shape, np.dtype(np.uint8), camera.name)
+    return Observation(images=images, proprio=proprio, stamp_ns=stamp_ns), underway
+
+
+def _pack_underway(underway: Underway | None) -> bytes:
+    if underway is None:
+        return b""
+    actions = np.ascontiguousarray(underway.actions, np.float32)
+    return _UNDERWAY.pack(underway.delay, _HOW.index(underway.how)) + actions.tobytes()
+
+
+def _unpack_underway(part: Buffer, spec: PolicySpec) -> Underway | None:
+    if not len(part):
+        return None
+    view = memoryview(part).cast("B")
+    row = 4 * spec.action.dim
+    rows, rest = divmod(len(view) - _UNDERWAY.size, row)
+    if rest or not 1 <= rows <= spec.pred_horizon:
+        raise WireError(f"what is under way has 1 to {spec.pred_horizon} rows of {row} bytes, got {len(view)} bytes")
+    delay, how = _UNDERWAY.unpack(view[: _UNDERWAY.size])
+    if delay > rows or how >= len(_HOW):
+        raise WireError(f"what is under way is known for {rows} rows, a delay of {delay} or a way {how} is not")
+    actions = _array(view[_UNDERWAY.size :], (rows, spec.action.dim), _FLOAT, "what is under way")
+    return Underway(_finite(actions, "what is under way"), delay, _HOW[how])
+
+
+def pack_chunk(chunk: ActionChunk, timing_us: Mapping[str, int]) -> list[Buffer]:
+    """Actions, and how long the server took for what."""
+    actions = np.ascontiguousarray(chunk.actions, np.float32)
+    return [actions.data.cast("B"), _TIMING.pack(*(min(timing_us[name], 2**32 - 1) for name in TIMING))]
+
+
+def unpack_chunk(parts: Sequence[Buffer], spec: PolicySpec, *, stamp_ns: int) -> tuple[ActionChunk, dict[str, int]]:
+    """The inverse of `pack_chunk`; raises `WireError`, also for NaN and infinity: such a chunk is never repaired."""
+    if len(parts) != 2 or len(parts[1]) != _TIMING.size:
+        raise WireError("a chunk has two parts, actions and 12 bytes of timing")
+    actions = _finite(_array(parts[0], (spec.pred_horizon, spec.action.dim), _FLOAT, "actions"), "chunk")
+    timing = dict(zip(TIMING, _TIMING.unpack(parts[1]), strict=True))
+    return ActionChunk(actions, stamp_ns, 1 / spec.control_hz), timing
+
+
+def _array(part: Buffer, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
+    wanted = int(np.prod(shape)) * dtype.itemsize
+    if len(part) != wanted:
+        raise WireError(f"{what} has {wanted} bytes ({' x '.join(map(str, shape))}), got {len(part)}")
+    return np.frombuffer(part, dtype).reshape(shape)
+
+
+def _finite(array: np.ndarray, what: str) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise WireError(f"the {what} holds NaN or infinity")
+    return array
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    import cv2
+
+    _, coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return coded.tobytes()
+
+
+def _picture(part: Buffer, shape: tuple[int, int, int]) -> np.ndarray:
+    """A JPEG of exactly ``shape``: its own header is read before anything of that size is allocated."""
+    size = jpeg_size(part)
+    if size != shape[:2]:
+        raise WireError(f"a JPEG of {shape[0]} x {shape[1]} was expected, got {size}")
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(part, np.uint8), cv2.IMREAD_COLOR)
+    if image is None or image.shape != shape:
+        raise WireError("the JPEG cannot be decoded")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def jpeg_size(part: Buffer) -> tuple[int, int] | None:
+    """Height and width that a JPEG claims, from its frame header; ``None`` when it has none."""
+    data, at = memoryview(part).cast("B"), 2
+    if bytes(data[:2]) != b"\xff\xd8":
+        return None
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
+        if length < 2:
+            return None
+        at += 2 + length
+    return None
