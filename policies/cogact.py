@@ -9,150 +9,31 @@ One loss trains both ends. What enters the model is made by `CogACT.inputs`, in 
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
-from policies.auxiliary.objective import Auxiliary, AuxiliaryConfig
+from policies.cogact_model import CogACTConfig, CogACTModel, backbone_from, make_backbone
 from policies.embodiments import Embodiments, fit_normalizers, specs_of
 from policies.hastened import Hastened
-from policies.heads.diffusion import DiffusionConfig, DiffusionHead
-from policies.heads.dit import DiT, DiTSize
-from policies.heads.flow import FlowConfig, FlowHead
-from policies.heads.generative import GenerativeHead
 from policies.heads.realtime import Known, soft_weights
-from policies.heads.regression import RegressionConfig, RegressionHead
-from policies.heads.unet import UNet, UNetSize
-from policies.normalizer import Mode, NormalizerSet
+from policies.normalizer import NormalizerSet
 from policies.policy import Underway, read_spec, read_specs, write_spec
-from vla.backbones.backbone import TokenGroup
-from vla.backbones.hub_config import HubVLMConfig
-from vla.backbones.small import FOLDER, TOKENIZER, SmallVLM, SmallVLMConfig, build_tokenizer
+from vla.backbones.small import build_tokenizer
 from vla.config import from_yaml, to_yaml
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line, unknown
-from vla.representation.tower import PretrainedTower, Source
 from vla.types import ActionChunk, Observation, Task
 
 WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
 
-if TYPE_CHECKING:
-    from vla.backbones import hub
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class CogACTConfig:
-    """The policy's sizes and habits."""
-
-    backbone: SmallVLMConfig = field(default_factory=SmallVLMConfig)
-    vlm: HubVLMConfig | None = None
-    """a vision-language model that others trained; it takes the place of ``backbone``"""
-    head: Literal["diffusion", "flow", "unet", "regression"] = "diffusion"
-    """``diffusion`` is CogACT; on the same backbone, ``flow`` is the same transformer with π0's flow matching, ``unet``
-    Diffusion Policy's U-Net with CogACT's process, ``regression`` OpenVLA-OFT's L1 head"""
-    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
-    """the process, and the sizes of the transformer that ``flow`` has as well"""
-    flow: FlowConfig = field(default_factory=FlowConfig)
-    unet: UNetSize = field(default_factory=UNetSize)
-    regression: RegressionConfig = field(default_factory=RegressionConfig)
-    cameras: tuple[str, ...] = ()
-    """which cameras of the dataset to look through; empty: all"""
-    pred_horizon: int = 16
-    exec_horizon: int = 4
-    """control steps between two inferences"""
-    normalization: Mode = "quantile"
-    mask_padding: bool = False
-    """leave padded rows out of the loss; CogACT learns the neutral action there instead"""
-    auxiliary: AuxiliaryConfig = field(default_factory=AuxiliaryConfig)
-    """what is learned besides the actions, whichever head it is"""
-
-    @property
-    def image_size(self) -> int:
-        """Pixels a side of every camera's pictures, as they are kept."""
-        return self.backbone.image_size if self.vlm is None else self.vlm.image_size
-
-
-class CogACTModel(nn.Module):
-    """Backbone and head as one module; calling it with a batch gives the loss."""
-
-    def __init__(
-        self, config: CogACTConfig, backbone: "SmallVLM | hub.HubVLM", *, action_dim: int, proprio_dim: int = 0
-    ) -> None:
-        """``proprio_dim`` is that of the states which an auxiliary objective reads."""
-        super().__init__()
-        self.mask_padding = config.mask_padding
-        self.backbone = backbone
-        self.head = make_head(config, action_dim=action_dim, token_dim=backbone.width)
-        sizes = {"action_dim": action_dim, "proprio_dim": proprio_dim, "chunk": config.pred_horizon}
-        self.auxiliary = Auxiliary(config.auxiliary, backbone, **sizes)
-        self._told: dict[str, Tensor] = {}
-
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The loss of a batch made by `CogACT.training_batch`."""
-        mask = batch["mask"] if self.mask_padding else torch.ones_like(batch["mask"])
-        context = self.context(batch)
-        loss = self.head.loss(context, batch["actions"], mask, batch.get("dims"))
-        if not self.auxiliary:
-            return loss
-        self._told = {"action_loss": loss.detach()}
-        return loss + self.auxiliary(context, batch, self.backbone, self.context)
-
-    def after_step(self, step: int, steps: int) -> None:
-        """What follows optimizer step ``step`` of ``steps``."""
-        self.auxiliary.after_step(self.backbone, step, steps)
-
-    def metrics(self) -> dict[str, Tensor]:
-        """What the last loss was made of, if it was of several."""
-        return self._told | self.auxiliary.metrics()
-
-    @torch.no_grad()
-    def sample(self, batch: Mapping[str, Tensor], noise: Tensor, known: Known | None = None) -> Tensor:
-        """Normalised actions [B, N, A] from ``noise`` of the same shape, going on from what is ``known``."""
-        return self.head.sample(self.context(batch), noise, known, batch.get("dims"))
-
-    def context(self, batch: Mapping[str, Tensor]) -> TokenGroup:
-        """What the head sees of a batch."""
-        if "features" in batch:
-            return self.backbone.with_proprio(batch["features"], batch["proprio"])
-        images = {name: batch[f"image.{name}"] for name in self.backbone.cameras}
-        return self.backbone(images, batch["proprio"], batch["text"], batch.get("present"))
-
-
-def make_backbone(
-    config: CogACTConfig, arms: Embodiments, tokenizer: Tokenizer, *, with_model: bool = True
-) -> "SmallVLM | hub.HubVLM":
-    """The backbone that a policy begins with; ``tokenizer``: of the small one."""
-    if config.vlm is not None:
-        return _hub(config.vlm, arms, with_model=with_model)
-    path = config.backbone.representation
-    return _small(config.backbone, arms, tokenizer, None if path is None else Source.read(path))
-
-
-def make_head(config: CogACTConfig, *, action_dim: int, token_dim: int) -> GenerativeHead | RegressionHead:
-    """The head that ``config.head`` names."""
-    shape = {"action_dim": action_dim, "chunk": config.pred_horizon}
-    if config.head == "regression":
-        return RegressionHead(config.regression, **shape, token_dim=token_dim)
-    if config.head == "unet":
-        if config.diffusion.max_delay:
-            raise UnderstudyError("policy.diffusion.max_delay: the U-Net knows one time for all rows; leave it at 0")
-        return DiffusionHead(config.diffusion, UNet(config.unet, **shape, token_dim=token_dim), **shape)
-    size = DiTSize(config.diffusion.depth, config.diffusion.width, config.diffusion.heads)
-    denoiser = DiT(size, **shape, token_dim=token_dim)
-    if config.head == "flow":
-        return FlowHead(config.flow, denoiser, **shape)
-    return DiffusionHead(config.diffusion, denoiser, **shape)
 
 
 class CogACT:
@@ -173,7 +54,7 @@ class CogACT:
         self.config, self.arms, self.model = config, arms, model
         self.normalizers, self.embodiment = normalizers, embodiment
         self.spec = arms.specs[embodiment]
-        self._text = torch.empty(0)
+        self._instruction, self._text = "", torch.empty(0)
         self._rng = np.random.default_rng(0)
         self.hastened: Hastened | None = None
 
@@ -215,8 +96,7 @@ class CogACT:
                 raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
         config, normalizers = from_yaml(CogACTConfig, folder / CONFIG), NormalizerSet.load(folder / NORMALIZER)
         arms = Embodiments(read_specs(folder) or dict.fromkeys(normalizers.by_embodiment, read_spec(folder)))
-        small = config.vlm is None
-        backbone = _small_from(config.backbone, arms, folder) if small else _hub(config.vlm, arms, folder)
+        backbone = backbone_from(config, arms, folder)
         model = CogACTModel(config, backbone, action_dim=arms.action_dim, proprio_dim=arms.proprio_dim)
         try:
             load_model(model, folder / WEIGHTS)
@@ -301,11 +181,38 @@ class CogACT:
         strange = self.model.backbone.unknown_words(task.instruction)
         if strange:
             logger.warning("words that were in no training instruction: %s", ", ".join(strange))
+        self._instruction = task.instruction
         self._text = self.model.backbone.tokenize([task.instruction])
         self._rng = np.random.default_rng([0xAC7, seed])
 
     def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
         """The next chunk, in physical units."""
+        return self.infer_together([self], [(observation, underway)])[0]
+
+    def session(self) -> "CogACT":
+        """The same policy for another episode at the same time; the weights are shared."""
+        return self.driving(self.embodiment)
+
+    def infer_together(
+        self, sessions: Sequence["CogACT"], seen: Sequence[tuple[Observation, Underway | None]]
+    ) -> list[ActionChunk]:
+        """What each of the `session` s would answer, in one batch unless something is underway."""
+        if len(seen) > 1 and any(underway is not None for _, underway in seen):
+            return [self.infer_together([one], [what])[0] for one, what in zip(sessions, seen, strict=True)]
+        observations, underway = [self._checked(observation) for observation, _ in seen], seen[0][1]
+        images = {
+            c.name: np.stack([fit_image(one.images[c.name], c.height) for one in observations])
+            for c in self.spec.cameras
+        }
+        told = [one._instruction for one in sessions]
+        text = sessions[0]._text if len(told) == 1 else self.model.backbone.tokenize(told)
+        noise = np.stack([one._rng.standard_normal(self.model.head.noise_shape, np.float32) for one in sessions])
+        rows = self.chunks(images, np.stack([one.proprio for one in observations]), text, noise, underway)
+        return [
+            ActionChunk(actions, one.stamp_ns, 1 / self.spec.control_hz) for actions, one in zip(rows, observations)
+        ]
+
+    def _checked(self, observation: Observation) -> Observation:
         missing = [camera.name for camera in self.spec.cameras if camera.name not in observation.images]
         if missing:
             raise UnderstudyError(
@@ -316,10 +223,7 @@ class CogACT:
                 f"the policy wants {self.spec.proprio_dim} proprio entries ({', '.join(self.spec.proprio_names)}), "
                 f"got {observation.proprio.shape}"
             )
-        images = {c.name: fit_image(observation.images[c.name], c.height)[None] for c in self.spec.cameras}
-        noise = self._rng.standard_normal((1, *self.model.head.noise_shape), dtype=np.float32)
-        actions = self.chunks(images, observation.proprio[None], self._text, noise, underway)[0]
-        return ActionChunk(actions, observation.stamp_ns, 1 / self.spec.control_hz)
+        return observation
 
     def chunks(
         self,
@@ -369,30 +273,3 @@ class CogACT:
         """The longest prefix that the head was trained to go on from."""
         config = {"diffusion": self.config.diffusion, "flow": self.config.flow}.get(self.config.head)
         return 0 if config is None else config.max_delay
-
-
-def _small(config: SmallVLMConfig, arms: Embodiments, tokenizer: Tokenizer, source: Source | None) -> SmallVLM:
-    tower = None
-    if source is not None:
-        tower = PretrainedTower(source, width=config.vision_width, freeze=config.freeze, tokenizer=tokenizer)
-    shape = {"cameras": arms.cameras, "proprio_dim": arms.proprio_dim}
-    return SmallVLM(config, **shape, tokenizer=tokenizer, tower=tower)
-
-
-def _small_from(config: SmallVLMConfig, arms: Embodiments, folder: Path) -> SmallVLM:
-    if not (folder / TOKENIZER).is_file():
-        raise UnderstudyError(f"the checkpoint {folder} lacks {TOKENIZER}; copy the whole folder or train again")
-    source = None if config.representation is None else Source.without_weights(folder / FOLDER)
-    return _small(config, arms, Tokenizer.from_file(str(folder / TOKENIZER)), source)
-
-
-def _hub(
-    config: HubVLMConfig, arms: Embodiments, checkpoint: Path | None = None, *, with_model: bool = True
-) -> "hub.HubVLM":
-    from vla.backbones import hub
-
-    if checkpoint is None:
-        source = hub.Source.read(config, with_model=with_model)
-    else:
-        source = hub.Source.read_again(config, checkpoint)
-    return hub.HubVLM(config, source, cameras=arms.cameras, proprio_dim=arms.proprio_dim)

@@ -30,7 +30,7 @@ from vla.errors import first_line
 from vla.training.precision import bf16_if_fast, bf16_is_fast
 
 if TYPE_CHECKING:
-    from policies.cogact import CogACTModel
+    from policies.cogact_model import CogACTModel
 
 logger = logging.getLogger(__name__)
 

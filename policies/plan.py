@@ -20,7 +20,7 @@ from vla.config import help_text, load, wants_help
 from vla.types import ActionSpec, CameraSpec, PolicySpec
 
 if TYPE_CHECKING:
-    from policies.cogact import CogACTConfig, CogACTModel
+    from policies.cogact_model import CogACTConfig, CogACTModel
     from vla.training.trainer import TrainerConfig
 
 EXAMPLE = "vla plan policy=cogact policy.vlm.path=models/paligemma2-3b gpus=8"
@@ -111,7 +111,7 @@ def parts(config: PlanConfig) -> list[Part]:
 
 
 def _without_storage(policy: "CogACTConfig", config: PlanConfig) -> "CogACTModel":
-    from policies.cogact import CogACTModel, make_backbone
+    from policies.cogact_model import CogACTModel, make_backbone
     from policies.embodiments import Embodiments
     from vla.backbones.small import build_tokenizer
 

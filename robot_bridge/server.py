@@ -124,6 +124,11 @@ class PolicyServer:
         """where it is bound, once it serves: a port 0 has become a real one"""
         self.latencies_us: dict[str, list[int]] = {name: [] for name in wire.TIMING}
 
+    @property
+    def robots(self) -> int:
+        """How many are connected."""
+        return len(self._robots)
+
     @contextmanager
     def serving(self) -> Iterator["PolicyServer"]:
         """Serve in a thread of its own."""

@@ -69,6 +69,10 @@ VERBS = {
         "let LeRobot load a checkpoint of ours, or us one of LeRobot's",
         "vla lerobot outputs/train",
     ),
+    "serve": Verb(
+        "robot_bridge.serve:main", "answer robots' observations with chunks of actions", "vla serve outputs/train"
+    ),
+    "keys": Verb("robot_bridge.serve:keys", "make keys for a server and its robots", "vla keys keys --robot left"),
     "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench"),
 }
 

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from policies.cogact import CogACTConfig, CogACTModel
+from policies.cogact_model import CogACTConfig, CogACTModel
 from policies.hastened import Hastened
 from policies.heads.diffusion import DiffusionConfig, DiffusionHead
 from policies.heads.dit import DiT, DiTSize

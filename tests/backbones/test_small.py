@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from policies.cogact import CogACTConfig
+from policies.cogact_model import CogACTConfig
 from policies.train import TrainConfig
 from vla.backbones.small import PAD, SmallVLM, build_tokenizer
 from vla.config import build, load

@@ -14,7 +14,8 @@ from pathlib import Path
 from benchmarks.study import kept, markdown, mean_of, play_tasks
 
 from policies import train as training
-from policies.cogact import CONFIG, CogACTConfig
+from policies.cogact import CONFIG
+from policies.cogact_model import CogACTConfig
 from policies.execution import ExecutionConfig
 from sim.collect import expand
 from sim.demo import DemoConfig
@@ -24,7 +25,7 @@ from vla.config import from_yaml, load
 from vla.errors import UnderstudyError
 
 HZ = 20
-DELAYS = (0, 2, 4, 6, 8)
+DELAYS = (0, 2, 4, 8)
 """In control steps: 0 to 400 ms."""
 WAYS = {
     "chunking": ExecutionConfig(ensemble="newest"),

@@ -32,7 +32,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PaliGemmaConfig, PreTrainedTokenizerFast, SiglipImageProcessor
 
-from policies.cogact import CogACT, CogACTConfig
+from policies.cogact import CogACT
+from policies.cogact_model import CogACTConfig
 from policies.hastened import Hastened
 from policies.heads.diffusion import DiffusionConfig
 from policies.heads.dit import SIZES, DiTSize

@@ -21,7 +21,8 @@ from unittest.mock import patch
 
 import numpy as np
 
-from policies.cogact import CogACT, CogACTConfig
+from policies.cogact import CogACT
+from policies.cogact_model import CogACTConfig
 from policies.train import TrainingBatches, training_windows
 from sim.collect import Attempt, record
 from sim.pool import default_workers, run_jobs

@@ -18,7 +18,8 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor, nn
 
-from policies.cogact import CogACT, CogACTConfig
+from policies.cogact import CogACT
+from policies.cogact_model import CogACTConfig
 from policies.train import TrainConfig
 from vla.bench import Row, interleaved, parser, write_bench
 from vla.config import build, load

@@ -163,3 +163,19 @@ def test_the_executor_drives_it(policy, observation):
     assert actions.shape[1] == policy.spec.action.dim
     first = chunks(policy, observation, seed=2)[0]
     np.testing.assert_array_equal(actions[: policy.spec.exec_horizon], first[: policy.spec.exec_horizon])
+
+
+def test_episodes_side_by_side_are_as_one_after_the_other(policy, observation):
+    """Their instructions may be of different lengths; what a session was told, no other hears."""
+    told, sessions = ("press the button", "press", "press the button button"), [policy.session() for _ in range(3)]
+    dark = Observation({name: i // 2 for name, i in observation.images.items()}, observation.proprio * 0.5, 7)
+    seen = [(observation, None), (dark, None), (observation, None)]
+    alone = []
+    for number, (words, one) in enumerate(zip(told, seen, strict=True)):
+        policy.reset(Task(words), seed=number)
+        sessions[number].reset(Task(words), seed=number)
+        alone.append(policy.infer(*one))
+    together = policy.infer_together(sessions, seen)
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.actions, other.actions, atol=2e-2)  # bf16 in places
+        assert one.stamp_ns == other.stamp_ns

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from policies.cogact import CogACTModel
+from policies.cogact_model import CogACTModel
 from policies.heads.dit import SIZES, DiTSize
 from policies.policy import load_policy, policy_class
 from policies.train import TrainConfig, code_version, run

@@ -1,6 +1,5 @@
 """Server and robots over real sockets: who gets which answer, and what is dropped."""
 
-import importlib.util
 import stat
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 import zmq
+from robot_bridge_toys import SPEC, ToyBrain, observation
 
 from policies.policy import Underway
 from robot_bridge.client import BridgeError, Connection, RemotePolicy
@@ -22,22 +22,9 @@ from vla.errors import UnderstudyError
 from vla.types import Task
 
 
-def toys():
-    name = "robot_bridge_toys"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("toys.py"))
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-TOYS = toys()
-observation, SPEC = TOYS.observation, TOYS.SPEC
-
-
 @pytest.fixture
 def brain():
-    return TOYS.ToyBrain()
+    return ToyBrain()
 
 
 @pytest.fixture
