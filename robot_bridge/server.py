@@ -34,6 +34,7 @@ LEASE_NS = 1_000_000_000
 """Silence after which an arm may be leased to another robot."""
 CODECS: tuple[Codec, ...] = ("raw", "jpeg")
 MOST_ROBOTS = 64
+ANSWERS = "inproc://answers"
 
 
 class Brain(Protocol):
@@ -118,7 +119,6 @@ class PolicyServer:
         self._robots: dict[bytes, Robot] = {}
         self._work = threading.Condition()
         self._stopping = False
-        self._context = zmq.Context()
         self._address = address
         self.address = ""
         """where it is bound, once it serves: a port 0 has become a real one"""
@@ -150,26 +150,37 @@ class PolicyServer:
             self._work.notify_all()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until `stop`."""
-        with only_known(self._context, self._allowed):
-            router, answers = socket(self._context, zmq.ROUTER), self._context.socket(zmq.PULL)
-            router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a robot that reconnects is the one it was
-            if self._keys is not None:
-                lock_server(router, self._keys)
-            try:
-                router.bind(self._address)
-            except zmq.ZMQError as error:
-                raise UnderstudyError(f"cannot serve at {self._address}: {error}") from error
-            self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
-            answers.bind("inproc://answers")
-            worker = threading.Thread(target=self._infer, daemon=True)
-            worker.start()
-            logger.info("serving at %s, epoch %s", self.address, self.epoch.hex()[:8])
-            ready()
-            self._pass_on(router, answers)
-            worker.join(10)
-            router.close(0)
-            answers.close(0)
+        """Serve until `stop`; raises `UnderstudyError` when the address cannot be had."""
+        context = zmq.Context()  # ended here, and not whenever nobody refers to it: till then it holds the port
+        try:
+            with (
+                only_known(context, self._allowed),
+                context.socket(zmq.PULL) as answers,
+                socket(context, zmq.ROUTER) as router,
+            ):
+                self._bind(router)
+                answers.bind(ANSWERS)
+                worker = threading.Thread(target=self._infer, args=(context,))
+                worker.start()
+                logger.info("serving at %s, epoch %s", self.address, self.epoch.hex()[:8])
+                try:
+                    ready()
+                    self._pass_on(router, answers)
+                finally:
+                    self.stop()
+                    worker.join()
+        finally:
+            context.term()
+
+    def _bind(self, router: zmq.Socket[Any]) -> None:
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a robot that reconnects is the one it was
+        if self._keys is not None:
+            lock_server(router, self._keys)
+        try:
+            router.bind(self._address)
+        except zmq.ZMQError as error:
+            raise UnderstudyError(f"cannot serve at {self._address}: {error}") from error
+        self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
 
     def _pass_on(self, router: zmq.Socket[Any], answers: zmq.Socket[Any]) -> None:
         poller = zmq.Poller()
@@ -262,17 +273,17 @@ class PolicyServer:
             logger.warning("%s fell silent; its arm is free", self._robots.pop(identity).name)
             self.counts["silent"] += 1
 
-    def _infer(self) -> None:
+    def _infer(self, context: zmq.Context[Any]) -> None:
         """The inference thread: everything that touches a policy happens here."""
-        out = self._context.socket(zmq.PUSH)
-        out.connect("inproc://answers")
-        while not self._stopping:
-            tasks, batch = self._next()
-            for robot, (header, task, seed) in tasks:
-                out.send_multipart([robot.identity, *self._reset(robot, header, task, seed)])
-            for robot, answer in self._answers(batch):
-                out.send_multipart([robot.identity, *answer])
-        out.close(0)
+        with context.socket(zmq.PUSH) as out:
+            out.setsockopt(zmq.LINGER, 0)
+            out.connect(ANSWERS)
+            while not self._stopping:
+                tasks, batch = self._next()
+                for robot, (header, task, seed) in tasks:
+                    out.send_multipart([robot.identity, *self._reset(robot, header, task, seed)])
+                for robot, answer in self._answers(batch):
+                    out.send_multipart([robot.identity, *answer])
 
     def _next(self) -> tuple[list[tuple[Robot, tuple[Header, Task, int]]], list[tuple[Robot, Waiting]]]:
         """What is to be done now: tasks to begin, and observations that wait."""
