@@ -53,7 +53,7 @@ def export(checkpoint: Path) -> None:
     from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
     from torch import cuda
 
-    from policies.lerobot_plugin import UnderstudyConfig
+    from policies.lerobot_plugin.configuration_understudy import UnderstudyConfig
     from policies.lerobot_plugin.processor_understudy import make_understudy_pre_post_processors
 
     spec = read_spec(checkpoint)
