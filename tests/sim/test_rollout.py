@@ -191,7 +191,7 @@ def test_a_policy_is_hastened_only_when_that_is_asked_for(monkeypatch):
         def hasten(self):
             self.hastened += 1
 
-    monkeypatch.setattr(rollout, "load_policy", lambda checkpoint: Counting())
+    monkeypatch.setattr(rollout, "load_policy", lambda checkpoint, embodiment: Counting())
     rollout.shared_policy.cache_clear()
     policies = [rollout.shared_policy("a", quick=quick) for quick in (False, True, True)]
     rollout.shared_policy.cache_clear()
