@@ -105,11 +105,10 @@ class Connection:
         plain = {"robot": self._robot, "arm": self._arm, "codecs": list(self._codecs)}
         self._request += 1
         asked = Header(Kind.HELLO, request=self._request)
-        header, parts = self._answer_to([asked.pack(), wire.pack_map(plain)], asked, Kind.WELCOME, timeout_s)
-        told = wire.unpack_map(parts[0])
+        header, told = self._answer_to([asked.pack(), wire.pack_map(plain)], asked, Kind.WELCOME, timeout_s)
         try:
             spec = PolicySpec.from_dict(told["spec"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise BridgeError("spec", f"the server's spec cannot be read: {error}") from error
         if wire.spec_hash(spec) != header.spec or told.get("codec") not in self._codecs:
             raise BridgeError(
@@ -215,9 +214,8 @@ class Connection:
         self._events.read()
         if self._spec is None:
             return
+        self._stay_alive()
         now = monotonic_ns()
-        if now - self._said_ns > ALIVE_EVERY_NS:
-            self._say([self._header(Kind.ALIVE).pack()])
         if self._events.refused:
             self.trouble = f"refused: {self.address} does not know our key, or is not who it should be"
         elif not self._events.connected:
@@ -225,9 +223,13 @@ class Connection:
         elif now - self._heard_ns > FROZEN_NS:
             self.trouble = f"frozen: {self.address} has said nothing for {(now - self._heard_ns) / 1e9:.1f} s"
 
+    def _stay_alive(self) -> None:
+        if self._spec is not None and monotonic_ns() - self._said_ns > ALIVE_EVERY_NS:
+            self._say([self._header(Kind.ALIVE).pack()])
+
     def _answer_to(
         self, parts: list[wire.Buffer], asked: Header, wanted: Kind, timeout_s: float
-    ) -> tuple[Header, list[bytes]]:
+    ) -> tuple[Header, dict[str, Any]]:
         """Send, and wait for the answer to exactly this; raises `BridgeError`."""
         until = monotonic_ns() + int(1e9 * timeout_s)
         sent = False
@@ -243,24 +245,28 @@ class Connection:
                     self._socket.poll(20, zmq.POLLOUT)
                     continue
             if not self._socket.poll(min(50, left // 1_000_000 + 1)):
+                self._stay_alive()
                 continue
-            got = self._socket.recv_multipart()
             try:
-                header = Header.unpack(got[0])
+                header, told = _told(self._socket.recv_multipart())
             except (WireError, IndexError):
                 self.counts["refused"] += 1
                 continue
             if header.request != asked.request:
-                self.counts["late_or_unasked"] += 1
+                self.counts["late_or_unasked"] += header.kind is not Kind.ALIVE
                 continue
             if header.kind is Kind.ERROR:
-                told = wire.unpack_map(got[1])
                 raise BridgeError(str(told.get("code")), f"{self.address}: {told.get('message')}")
             if header.kind is wanted:
-                return header, got[1:]
+                return header, told
         raise BridgeError(
             "timeout", f"{self.address} has not answered within {timeout_s:g} s: does `vla serve` run there?"
         )
+
+
+def _told(parts: list[bytes]) -> tuple[Header, dict[str, Any]]:
+    header = Header.unpack(parts[0])
+    return header, wire.unpack_map(parts[1]) if header.kind in (Kind.ERROR, Kind.WELCOME) else {}
 
 
 class RemotePolicy:
@@ -290,6 +296,10 @@ class RemotePolicy:
                 code, _, message = connection.trouble.partition(": ")
                 raise BridgeError(code, message)
         raise BridgeError("timeout", f"{connection.address} has not answered within {self._timeout_s:g} s")
+
+    def hasten(self) -> None:
+        """Refuse: that is the server's to do."""
+        raise UnderstudyError("a remote policy is hastened where it runs: vla serve … --quick")
 
     def close(self) -> None:
         """Leave the server."""

@@ -236,7 +236,8 @@ class PolicyServer:
 
     def _welcome(self, identity: bytes, header: Header, told: dict[str, Any]) -> list[bytes]:
         name, arm = str(told.get("robot", ""))[:80], str(told.get("arm", ""))[:80]
-        codec = next((one for one in told.get("codecs", ()) if one in CODECS), None)
+        offered = told.get("codecs")
+        codec = next((one for one in offered if one in CODECS), None) if isinstance(offered, list) else None
         if not arm or codec is None:
             return self._error(header, "hello", f"say which arm, and one of the codecs {', '.join(CODECS)}")
         holder = next((r for r in self._robots.values() if r.arm == arm and r.identity != identity), None)

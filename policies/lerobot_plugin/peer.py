@@ -53,6 +53,10 @@ class LeRobotPeer:
         self._out_of.reset()
         self._instruction = task.instruction
 
+    def hasten(self) -> None:
+        """Refuse: it runs as LeRobot runs it."""
+        raise UnderstudyError("a policy of LeRobot's runs as it is: leave quick=true out")
+
     @torch.inference_mode()
     def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
         """The one action that is due; nothing is ``underway``, since a chunk ends before the next begins."""

@@ -52,10 +52,10 @@ def train_on_prefixes(demo: DemoConfig, work: Path) -> Path:
 
 
 def main(argv: list[str]) -> int:
-    """``vla bench delay``: half an hour on two cores."""
+    """``vla bench delay``: a quarter of an hour on two cores."""
     arguments = parser("delay", __doc__)
     arguments.add_argument("--demo", type=Path, default=Path("outputs/demo"), help="what make demo left")
-    arguments.add_argument("--episodes", type=int, default=20, help="test scenes of each task")
+    arguments.add_argument("--episodes", type=int, default=15, help="test scenes of each task")
     arguments.add_argument("--work", type=Path, default=Path("outputs/delay"), help="where the second policy goes")
     given = arguments.parse_args(argv)
     if not (given.demo / "train").is_dir():
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
             execution = ExecutionConfig(**{**vars(how), "delay": delay})
             setting = Setting(options, str(checkpoint), execution)
             play = partial(play_tasks, tasks, setting, "policy", episodes=given.episodes, first_scene=FIRST_SCENE)
-            cells[way, delay] = kept(f"delay-{way}-{delay}", play)
+            cells[way, delay] = kept(f"delay-{way}-{delay}", play, episodes=given.episodes)
     rows = [[way, *(mean_of(cells[way, delay]) for delay in DELAYS)] for way in WAYS]
     sys.stdout.write(markdown(["", *(f"{1000 * delay // HZ} ms" for delay in DELAYS)], rows))
     flat = [

@@ -116,7 +116,7 @@ def lerobot_train(kind: str, *, data: Path, out: Path, steps: int) -> float:
 
 
 def main(argv: list[str]) -> int:
-    """``vla bench mt10``: two hours on two cores."""
+    """``vla bench mt10``: three hours on two cores."""
     arguments = parser("mt10", __doc__)
     arguments.add_argument("--demos", type=int, default=100, help="demonstrations of each task")
     arguments.add_argument("--episodes", type=int, default=20, help="test scenes of each task")
@@ -130,7 +130,7 @@ def main(argv: list[str]) -> int:
 
     def played(name: str, setting: Setting, condition: Condition = "policy", **about: object) -> Cell:
         play = partial(play_tasks, TASKS, setting, condition, episodes=given.episodes, first_scene=FIRST_SCENE)
-        return kept(f"mt10-{name}", play, **about)
+        return kept(f"mt10-{name}", play, episodes=given.episodes, **about)
 
     cells = {who: played(who, Setting(options), who) for who in ("random", "expert")}
     warmed = train_head("l1", data=data, work=given.work, warm_up=None)

@@ -35,10 +35,10 @@ def play_tasks(
     }
 
 
-def kept(name: str, play: Callable[[], Cell], **about: object) -> Cell:
-    """What ``play()`` gives, from the file of that name when it was played before."""
+def kept(name: str, play: Callable[[], Cell], *, episodes: int, **about: object) -> Cell:
+    """What ``play()`` gives, from the file of that name when as many episodes were played before."""
     file = RESULTS / f"{name}.json"
-    if not file.is_file():
+    if not file.is_file() or json.loads(file.read_text())["episodes"] != episodes:
         file.write_text(json.dumps({**play(), **about, "code": code_version()}, indent=2) + "\n")
     return json.loads(file.read_text())
 

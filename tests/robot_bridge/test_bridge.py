@@ -128,6 +128,14 @@ def test_an_answer_to_the_episode_before_is_dropped(server, brain, connect):
     assert answer(robot).chunk.actions[0, 0] == 2
 
 
+def test_a_task_that_takes_long_to_begin_costs_no_lease(server, brain, connect, monkeypatch):
+    robot = connect()
+    monkeypatch.setattr(type(brain.session()), "reset", lambda self, task, seed=0: sleep(1.4))
+    robot.begin(Task("lift"))
+    robot.ask(observation(2))
+    assert answer(robot).chunk.actions[0, 0] == 2
+
+
 def test_one_robot_drives_an_arm(server, connect):
     first = connect(arm="left", robot="bench")
     with pytest.raises(BridgeError, match="driven by 'bench'") as caught:
@@ -231,6 +239,7 @@ def test_garbage_is_counted_and_the_server_goes_on(server, connect):
     good = Header(Kind.HELLO, request=1).pack()
     junk = [[], [b""], [b"x" * 72], [good], [good, b"\xc1"], [good, pack_map({"arm": 3})], [good, b"", b""]]
     junk += [[rng.bytes(int(rng.integers(1, 2000))) for _ in range(int(rng.integers(1, 5)))] for _ in range(50)]
+    junk += [[good, pack_map({"arm": "a", "codecs": wrong})] for wrong in (5, None, "raw", [[]], {"raw": 1})]
     junk += [[good, pack_map({"arm": "a", "codecs": ["zip"]})], [good[:-1]], [good, bytes(1 << 20)]]
     for parts in junk:
         raw.send_multipart(parts or [b""])
