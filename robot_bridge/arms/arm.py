@@ -7,7 +7,7 @@
     arm.disconnect()
 
 An arm takes setpoints for its joints, ``spec.rate_hz`` of them a second, and follows them; it plans nothing. The
-gripper is a joint like the others. What makes setpoints of a policy's actions, and keeps them within ``spec.limits``, is
+gripper is a joint like the others. What makes setpoints of actions, and keeps them within ``spec.limits``, is
 `robot_bridge.control`; an arm only refuses what is no number or of a wrong length.
 """
 
