@@ -1,0 +1,113 @@
+"""From what a policy's action means to joints: one class for each kind of action.
+
+A target is where the arm is to be at the end of a step. Deltas add up on a reference of their own, which stays near to
+where the tool really is, so that an arm that is held back does not wind it up.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robot_bridge.arms.arm import ArmSpec, Joints, Kinematics, Pose
+from vla.errors import UnderstudyError
+from vla.types import ActionSpec
+
+LEAD_M = 0.04
+"""How far the reference of deltas may run ahead of the tool [m]."""
+
+
+class Targets(Protocol):
+    """Targets [D] of actions [A]."""
+
+    def begin(self, joints: Joints) -> None:
+        """Start from ``joints`` [D]."""
+        ...
+
+    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+        """Where ``action`` leads, when the arm is at ``measured`` [D]; ``peek``: without taking the step."""
+        ...
+
+
+class JointTargets:
+    """``joint_position``: an action is a target."""
+
+    def __init__(self, action: ActionSpec, arm: ArmSpec) -> None:
+        self._action, self._arm = action, arm
+
+    def begin(self, joints: Joints) -> None:
+        """See `Targets`."""
+
+    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+        """See `Targets`."""
+        return with_gripper(action.astype(np.float64), action, self._action, self._arm)
+
+
+class ToolTargets:
+    """``ee_delta`` and ``ee_pose``: x, y, z [m], then, if there are three more, a rotation vector [rad].
+
+    A rotation vector of a delta turns in the base's frame; without one the tool keeps the orientation it began with.
+    """
+
+    def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics) -> None:
+        self._action, self._arm, self._kinematics = action, arm, kinematics
+        gripper = () if action.gripper is None else (action.gripper.index,)
+        self._moving = [index for index in range(action.dim) if index not in gripper]
+        if len(self._moving) not in (3, 6):
+            raise UnderstudyError(f"{action.kind} moves x, y, z and may turn; it has {', '.join(action.names)}")
+        box = arm.workspace or ((-np.inf,) * 3, (np.inf,) * 3)
+        self._low, self._high = map(np.asarray, box)
+
+    def begin(self, joints: Joints) -> None:
+        """See `Targets`."""
+        self._pose = self._kinematics.forward(joints)
+        self._last = joints
+
+    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+        """See `Targets`."""
+        moved = action[self._moving].astype(np.float64)
+        if self._action.kind == "ee_delta":
+            here = self._kinematics.forward(measured).position
+            position = here + np.clip(self._pose.position + moved[:3] - here, -LEAD_M, LEAD_M)
+            turned = rotated(self._pose.quaternion, moved[3:])
+        else:
+            position = moved[:3]
+            turned = rotated(np.array([1.0, 0, 0, 0]), moved[3:]) if len(moved) == 6 else self._pose.quaternion
+        pose = Pose(np.clip(position, self._low, self._high), turned)
+        joints = with_gripper(self._kinematics.inverse(pose, self._last), action, self._action, self._arm)
+        if not peek:
+            self._pose, self._last = pose, joints
+        return joints
+
+
+def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> Targets:
+    """What fits; raises `UnderstudyError` when the arm cannot be driven like that."""
+    if action.kind == "joint_position":
+        if action.names != arm.joints:
+            raise UnderstudyError(f"the policy moves {', '.join(action.names)}; the arm has {', '.join(arm.joints)}")
+        return JointTargets(action, arm)
+    if kinematics is None:
+        raise UnderstudyError(f"the policy's actions are {action.kind}, and this arm is driven by its joints alone")
+    return ToolTargets(action, arm, kinematics)
+
+
+def with_gripper(joints: Joints, action: NDArray[np.float32], spec: ActionSpec, arm: ArmSpec) -> Joints:
+    """``joints`` [D] with the gripper where ``action`` wants it: open is open on both sides, whatever its sign."""
+    if spec.gripper is None or arm.gripper is None:
+        return joints
+    share = (action[spec.gripper.index] - spec.gripper.closed) / (spec.gripper.open - spec.gripper.closed)
+    joints = joints.copy()
+    joints[arm.gripper.index] = arm.gripper.closed + share * (arm.gripper.open - arm.gripper.closed)
+    return joints
+
+
+def rotated(quaternion: Joints, vector: Joints) -> Joints:
+    """``quaternion`` (w, x, y, z) turned by a rotation ``vector`` [rad] of the base's frame."""
+    angle = float(np.linalg.norm(vector)) if len(vector) else 0.0
+    if angle < 1e-12:
+        return quaternion
+    w, (x, y, z) = np.cos(angle / 2), np.sin(angle / 2) / angle * vector
+    a, b, c, d = quaternion
+    product = [w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c]
+    product += [w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a]
+    return np.array(product) / np.linalg.norm(product)
