@@ -105,9 +105,10 @@ class Governor:
         self._wanted.synchronization = ruckig.Synchronization.No
         self.reset(np.zeros(size))
 
-    def reset(self, joints: Joints) -> None:
-        """Be at rest at ``joints`` [D]."""
-        self._p, self._v, self._a = self._within(joints.tolist()), self._still, self._still
+    def reset(self, joints: Joints, velocity: Joints | None = None) -> None:
+        """Be at ``joints`` [D], at rest or at a ``velocity`` [D]."""
+        self._p, self._a = self._within(joints.tolist()), self._still
+        self._v = self._still if velocity is None else velocity.tolist()
 
     @property
     def position(self) -> Joints:
