@@ -45,7 +45,7 @@ class Ring:
         slot["after"] = number
         self._count[0] = number
 
-    def newest(self) -> NDArray[Any] | None:
+    def newest(self) -> Any | None:
         """The last whole record, a copy; ``None`` when nothing has been written."""
         for _ in range(100):
             number = self.written
@@ -61,18 +61,18 @@ class Ring:
         """How many records have been written in all."""
         return int(self._count[0])
 
-    def since(self, seen: int) -> tuple[list[NDArray[Any]], int, int]:
+    def since(self, seen: int) -> tuple[list[Any], int, int]:
         """The records after the first ``seen``, how many have been written now, and how many of them are lost."""
         written = self.written
         first = max(seen + 1, written - len(self._slots) + 2)
         found = [record for number in range(first, written + 1) if (record := self._read(number)) is not None]
         return found, written, written - seen - len(found)
 
-    def _read(self, number: int) -> NDArray[Any] | None:
+    def _read(self, number: int) -> Any | None:
         slot = self._slots[number % len(self._slots)]
         if slot["after"] != number:
             return None
-        copy: NDArray[Any] = slot["record"].copy()
+        copy = slot["record"].copy()
         return copy if slot["before"] == number else None
 
 

@@ -27,6 +27,8 @@ from vla.errors import UnderstudyError
 from vla.types import Gripper
 
 PHYSICS_S = 0.001
+FASTEST = 20.0
+"""Setpoints that imply more than this [rad/s] are ignored, as Universal Robots' controllers do."""
 RATE_HZ = 500.0
 JOINTS = tuple(f"joint{index}" for index in range(1, 8))
 LOW = (-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973, 0.0)
@@ -101,7 +103,7 @@ class ArmPhysics:
         self.now_ns = self._heard_ns = self._sent_ns = now_ns
         self._random = np.random.default_rng(seed)
         self.setpoint, self._velocity = np.clip(self.joints, LOW, HIGH), np.zeros(8)
-        self.ticks, self.braking = 0, False
+        self.ticks, self.ignored, self.braking = 0, 0, False
         """whether the firmware brakes, or holds after it has"""
         self._past: deque[ArmState] = deque(maxlen=200)
         self._past.append(self._measure())
@@ -118,9 +120,10 @@ class ArmPhysics:
 
     def command(self, joints: np.ndarray, stamp_ns: int) -> None:
         """A setpoint [8] from the driver, which sent it at ``stamp_ns``."""
-        if self.faults.deaf:
-            return
         since = max(1e-9 * (stamp_ns - self._sent_ns), 1 / RATE_HZ)
+        if self.faults.deaf or np.abs(joints - self.setpoint).max() > FASTEST * since:
+            self.ignored += 1
+            return
         self._velocity = (joints - self.setpoint) / since if not self.braking else np.zeros(8)
         self.setpoint, self._sent_ns, self._heard_ns, self.braking = joints, stamp_ns, self.now_ns, False
 
