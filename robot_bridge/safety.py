@@ -7,6 +7,7 @@
 A refused chunk or action is never repaired: the arm goes on with what it has, or brakes.
 """
 
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from robot_bridge.arms.arm import Joints, Limits
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec
 
-MARGIN = 1e-9
+MARGIN = 1e-6
+"""Setpoints end this much [rad] before a joint's end, so that rounding does not lead beyond it."""
 JUMP = 2.0
 """A tool that moves as fast as it may asks a joint for more than its speed now and then, but never for twice that."""
 
@@ -98,7 +100,8 @@ class Governor:
 
     def __init__(self, limits: Limits, rate_hz: float) -> None:
         self.limits, self.dt = limits, 1 / rate_hz
-        self._axes = list(zip(limits.low, limits.high, limits.acceleration, limits.jerk, strict=True))
+        ends = ([low + MARGIN for low in limits.low], [high - MARGIN for high in limits.high])
+        self._axes = list(zip(*ends, limits.acceleration, limits.jerk, strict=True))
         size = len(self._axes)
         self._planner: Any = ruckig.Ruckig(size, self.dt)
         self._wanted, self._next = ruckig.InputParameter(size), ruckig.OutputParameter(size)
@@ -149,10 +152,16 @@ class Governor:
         wanted.min_velocity = [-most - v for most, v in zip(limits.velocity, speed)]
         wanted.target_velocity = self._still
         before = (self._p, self._v, self._a)
-        if self._advance(origin, speed) and self._can_brake():
-            return self.position
-        self._p, self._v, self._a = before
-        return self.brake()
+        found = self._advance(origin, speed)
+        free = [found and ends for ends in self._can_brake()]
+        if not all(free):
+            wished = (self._p, self._v, self._a)
+            self._p, self._v, self._a = before
+            self.brake()
+            braked = (self._p, self._v, self._a)
+            chosen = [wished if fine else held for fine, held in zip(free, [braked] * len(free))]
+            self._p, self._v, self._a = ([one[k][axis] for axis, one in enumerate(chosen)] for k in range(3))
+        return self.position
 
     def brake(self) -> Joints:
         """The setpoint [D] of the next tick, on the shortest way to rest."""
@@ -185,18 +194,29 @@ class Governor:
         self._a = list(after.new_acceleration)
         return True
 
-    def _can_brake(self) -> bool:
-        """Whether the shortest way to rest stays within the joints' ends."""
-        return all(
-            low - MARGIN <= p <= high + MARGIN and low - MARGIN <= p + _braking(v, a, most, j) <= high + MARGIN
+    def _can_brake(self) -> list[bool]:
+        """Of each joint, whether the shortest way to rest stays within its ends."""
+        return [
+            low <= p <= high and low <= p + braking(v, a, most, j) <= high
             for p, v, a, (low, high, most, j) in zip(self._p, self._v, self._a, self._axes, strict=True)
-        )
+        ]
 
 
-def _braking(v: float, a: float, most: float, jerk: float) -> float:
-    """No less than the way that braking takes: first what acceleration there is is taken back, then full braking."""
+def braking(v: float, a: float, most: float, jerk: float) -> float:
+    """The way [rad] to rest from velocity ``v`` and acceleration ``a``, braking with at most ``most`` and ``jerk``."""
     sign = 1.0 if v >= 0 else -1.0
-    pushed = max(sign * a, 0.0)
-    back = pushed / jerk
-    speed = abs(v) + pushed * back / 2
-    return sign * (abs(v) * back + pushed * back**2 / 3 + speed * (speed / most + most / jerk) / 2)
+    v, d, way = sign * v, -sign * a, 0.0  # d: deceleration
+    if d < 0:  # first it is still pushed
+        t = -d / jerk
+        way, v, d = v * t - d * t**2 / 2 - jerk * t**3 / 6, v - d * t / 2, 0.0
+    if v <= d**2 / (2 * jerk):  # it stands before the deceleration can be taken back
+        t = (d - sqrt(max(d**2 - 2 * jerk * v, 0.0))) / jerk
+        return sign * (way + v * t - d * t**2 / 2 + jerk * t**3 / 6)
+    peak = min(sqrt(jerk * v + d**2 / 2), most)
+    up, down = (peak - d) / jerk, peak / jerk
+    held = max((v + (d**2 / 2 - peak**2) / jerk) / peak, 0.0)
+    way += v * up - d * up**2 / 2 - jerk * up**3 / 6
+    v -= d * up + jerk * up**2 / 2
+    way += v * held - peak * held**2 / 2
+    v -= peak * held
+    return sign * (way + v * down - peak * down**2 / 2 + jerk * down**3 / 6)

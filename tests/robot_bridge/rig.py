@@ -1,0 +1,115 @@
+"""An arm, its control and whoever makes chunks, in time that the test makes: nothing here waits, and nothing is random.
+
+One tick of the rig is one tick of the arm: 2 ms. What the arm really did is in ``motion``.
+"""
+
+from dataclasses import dataclass, field
+from time import monotonic_ns
+
+import numpy as np
+
+from robot_bridge.control import Controller, Link, State
+from sim.arm import SimKinematics
+from sim.world import SPEC, ArmPhysics
+from vla.types import ActionChunk, ActionSpec, CameraSpec, Gripper, PolicySpec
+
+TICK_NS = 2_000_000
+JOINT_POLICY = PolicySpec(
+    cameras=(CameraSpec("front", 16, 16),),
+    proprio_names=SPEC.proprio_names,
+    action=ActionSpec(
+        "joint_position", SPEC.joints, SPEC.limits.low, SPEC.limits.high, gripper=Gripper(7, open=1.0, closed=0.0)
+    ),
+    accepts=("instruction",),
+    obs_horizon=1,
+    pred_horizon=16,
+    exec_horizon=4,
+    control_hz=20.0,
+)
+TOOL_POLICY = PolicySpec(
+    cameras=(CameraSpec("front", 16, 16),),
+    proprio_names=SPEC.proprio_names,
+    action=ActionSpec(
+        "ee_delta",
+        ("delta_x", "delta_y", "delta_z", "gripper"),
+        (-0.03, -0.03, -0.03, 0.0),
+        (0.03, 0.03, 0.03, 1.0),
+        gripper=Gripper(3, open=1.0, closed=0.0),
+    ),
+    accepts=("instruction",),
+    obs_horizon=1,
+    pred_horizon=16,
+    exec_horizon=4,
+    control_hz=20.0,
+)
+
+
+@dataclass
+class Rig:
+    """Call `run`; ``make`` is asked for the rows [H, A] of a chunk every ``every`` steps, and they arrive ``delay_s`` later."""
+
+    policy: PolicySpec = JOINT_POLICY
+    make: object = None
+    delay_s: float = 0.02
+    every: int = 4
+    task: str = "tabletop/touch-red-cube"
+    seed: int = 3
+    config: object = None
+    link: Link = field(default_factory=Link)
+
+    def __post_init__(self):
+        self.now_ns = monotonic_ns() // 50_000_000 * 50_000_000
+        self.physics = ArmPhysics(self.task, self.seed, now_ns=self.now_ns)
+        self.controller = Controller(self.policy, SPEC, SimKinematics(), self.config)
+        self.controller.governor.reset(self.physics.joints)
+        self.step_ns = round(1e9 / self.policy.control_hz)
+        self.coming, self.motion, self.states = [], [], []
+        self.asked = None
+        self.tick()
+
+    def arm(self):
+        self.controller.order("reset", self.now_ns)
+        assert self.controller.order("arm", self.now_ns) == ""
+
+    def tick(self, *, control=True):
+        if self.make is not None and self.controller.state != State.IDLE and self.now_ns % self.step_ns == 0:
+            step = self.now_ns // self.step_ns
+            if self.asked is None or step - self.asked >= self.every:
+                self.asked = step
+                rows = self.make(self)
+                if rows is not None:
+                    self.coming.append((self.now_ns + int(1e9 * self.delay_s), self.now_ns, rows))
+        while self.coming and self.coming[0][0] <= self.now_ns:
+            _, stamp, rows = self.coming.pop(0)
+            self.controller.offer(ActionChunk(rows, stamp, 1e-9 * self.step_ns), self.now_ns)
+        if control:
+            joints = self.controller.tick(self.now_ns, self.physics.state(), self.link)
+            self.physics.command(joints, self.now_ns)
+        self.physics.advance(1e-9 * TICK_NS)
+        self.now_ns += TICK_NS
+        self.motion.append((self.physics.joints, self.physics.velocity, self.physics.setpoint))
+        self.states.append(self.controller.state)
+        if self.now_ns % self.step_ns == 0:
+            self.physics.suite.judge()
+
+    def run(self, seconds, **how):
+        for _ in range(round(1e9 * seconds / TICK_NS)):
+            self.tick(**how)
+        return self
+
+    @property
+    def codes(self):
+        return [one.code for one in self.controller.interventions]
+
+
+def check_motion(joints, velocity, setpoints, *, dt=0.002, limits=SPEC.limits):
+    """The arm's measured motion [T, 8] and its setpoints stayed within the limits: the last word on every fault."""
+    low, high = np.array(limits.low), np.array(limits.high)
+    assert (joints > low - 0.02).all()
+    assert (joints < high + 0.02).all()
+    assert (np.abs(velocity) < 1.1 * np.array(limits.velocity) + 0.02).all()
+    # the setpoints keep acceleration and jerk exactly; the arm's own, through its motors, over 20 ms
+    speed = np.diff(setpoints, axis=0) / dt
+    assert (np.abs(np.diff(speed, axis=0) / dt) < 1.02 * np.array(limits.acceleration) + 1e-3).all()
+    smooth = (velocity[10:, :7] - velocity[:-10, :7]) / (10 * dt)
+    assert (np.abs(smooth) < 1.6 * np.array(limits.acceleration)[:7]).all()
