@@ -218,6 +218,8 @@ class Connection:
         self._events.read()
         if self._spec is None:
             return
+        if self.trouble.startswith(("frozen", "disconnected")):
+            self.trouble = ""
         self._stay_alive()
         now = monotonic_ns()
         if self._events.refused:
@@ -262,6 +264,7 @@ class Connection:
             if header.kind is Kind.ERROR:
                 raise BridgeError(str(told.get("code")), f"{self.address}: {told.get('message')}")
             if header.kind is wanted:
+                self._heard_ns, self.trouble = monotonic_ns(), ""
                 return header, told
         raise BridgeError(
             "timeout", f"{self.address} has not answered within {timeout_s:g} s: does `vla serve` run there?"

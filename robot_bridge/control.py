@@ -68,10 +68,15 @@ class ControlConfig:
 
 @dataclass(frozen=True)
 class Link:
-    """What is known of whoever makes the chunks: ``rate``: the share of requests that were answered in time."""
+    """What is known of whoever makes the chunks.
+
+    ``rate``: the share of requests that were answered in time; ``meeting``: counts up at every handshake, so that a
+    server that was started anew is another one.
+    """
 
     alive: bool = True
     rate: float = 1.0
+    meeting: int = 0
     trouble: str = ""
 
 
@@ -119,7 +124,7 @@ class Controller:
         self._chunks: deque[ActionChunk] = deque(maxlen=self.config.execution.num_chunks)
         self._free = None if arm.gripper is None else arm.gripper.index
         self._begun_ns = self._armed_ns = self._starved_ns = self._lagging_ns = self._ticked_ns = 0
-        self._tried = self._refused = 0
+        self._tried = self._refused = self._meeting = 0
         self._measured: ArmState | None = None
         self._link = Link(alive=False, trouble="no server yet")
 
@@ -143,7 +148,7 @@ class Controller:
             return f"arm: {self._link.trouble or 'nobody answers'}"
         self._targets.begin(self._measured.joints)
         self._chunks.clear()
-        self._armed_ns, self._refused = now_ns, 0
+        self._armed_ns, self._refused, self._meeting = now_ns, 0, self._link.meeting
         self._reference.rest(self.governor.position)
         self.state, self.reason = State.ARMED, ""
         return ""
@@ -209,6 +214,8 @@ class Controller:
         elif self._lagging_ns and now_ns - self._lagging_ns > 1e9 * config.lag_s:
             joint = self.arm.joints[int(np.argmax(behind))]
             self._stop(now_ns, "lag", f"{joint} does not follow: is it blocked?")
+        elif link.alive and link.meeting != self._meeting:
+            self._stop(now_ns, "meeting", "the server was started anew: look at it, then reset and arm")
         elif link.rate < config.stop_rate:
             self._stop(now_ns, "rate", f"only {link.rate:.0%} of the requests are answered in time")
         elif not link.alive and self._left_s(now_ns) <= self.governor.stop_s + 1e-9 * self._step_ns:

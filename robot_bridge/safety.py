@@ -18,6 +18,8 @@ from vla.errors import UnderstudyError
 from vla.types import ActionSpec
 
 MARGIN = 1e-9
+JUMP = 2.0
+"""A tool that moves as fast as it may asks a joint for more than its speed now and then, but never for twice that."""
 
 
 class RefusedError(UnderstudyError):
@@ -68,11 +70,11 @@ def _check_finite(actions: NDArray[np.float32], spec: ActionSpec) -> None:
 
 
 def check_jump(target: Joints, last: Joints, limits: Limits, dt: float, *, free: int | None = None) -> None:
-    """Refuse a ``target`` [D] that no arm within its limits reaches from ``last`` [D] in ``dt`` seconds.
+    """Refuse a ``target`` [D] more than `JUMP` times as far from ``last`` [D] as the arm gets in ``dt`` seconds.
 
-    ``free``: the gripper, which may be told to open at once: it is only slowed down.
+    What is less far is a fast move, and slowed down. ``free``: the gripper, which may be told to open at once.
     """
-    reach = np.asarray(limits.velocity) * dt * (1 + 1e-6)
+    reach = JUMP * np.asarray(limits.velocity) * dt
     far = np.abs(target - last) > reach
     if free is not None:
         far[free] = False
@@ -105,9 +107,10 @@ class Governor:
         self._wanted.synchronization = ruckig.Synchronization.No
         self.reset(np.zeros(size))
 
-    def reset(self, joints: Joints) -> None:
-        """Be at rest at ``joints`` [D]."""
-        self._p, self._v, self._a = self._within(joints.tolist()), self._still, self._still
+    def reset(self, joints: Joints, velocity: Joints | None = None) -> None:
+        """Be at ``joints`` [D], at rest or at a ``velocity`` [D]."""
+        self._p, self._a = self._within(joints.tolist()), self._still
+        self._v = self._still if velocity is None else velocity.tolist()
 
     @property
     def position(self) -> Joints:

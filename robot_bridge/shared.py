@@ -3,7 +3,8 @@
 A `Ring` has one writer and any number of readers. The writer overwrites the oldest record; a reader that was too slow
 is told how many it missed. A record is a fixed numpy structure, so nothing is pickled and nothing allocated.
 
-    slot   │ number before │ record │ number after │      the same number on both sides: the record is whole
+    written │ slot 0 │ slot 1 │ …
+    slot:     number before │ record │ number after       the same number on both sides: the record is whole
 """
 
 import mmap
@@ -23,29 +24,31 @@ class Ring:
     def __init__(self, file: Path, fields: Sequence[Field], *, slots: int = 8, make: bool = False) -> None:
         """``fields``: name, dtype and, for an array, shape of each entry of a record."""
         dtype = np.dtype([("before", "<u8"), ("record", list(fields)), ("after", "<u8")])
+        size = 8 + dtype.itemsize * slots
         if make:
             with file.open("wb") as made:
-                made.truncate(dtype.itemsize * slots)
+                made.truncate(size)
         with file.open("r+b") as opened:
-            self._map = mmap.mmap(opened.fileno(), dtype.itemsize * slots)
-        self._slots: NDArray[Any] = np.frombuffer(self._map, dtype)
+            memory = mmap.mmap(opened.fileno(), size)
+        self._count: NDArray[np.uint64] = np.frombuffer(memory, "<u8", count=1)
+        self._slots: NDArray[Any] = np.frombuffer(memory, dtype, offset=8)
         self._blank: NDArray[Any] = np.zeros((), dtype["record"])
-        self._written = int(self._slots["after"].max())
 
     def write(self, **entries: object) -> None:
         """Write one record; what is not given is zero."""
-        self._written += 1
-        slot = self._slots[self._written % len(self._slots)]
-        slot["before"] = self._written
+        number = self.written + 1
+        slot = self._slots[number % len(self._slots)]
+        slot["before"] = number
         record = slot["record"]
         for name in self._blank.dtype.names or ():
             record[name] = entries.get(name, self._blank[name])
-        slot["after"] = self._written
+        slot["after"] = number
+        self._count[0] = number
 
-    def newest(self) -> NDArray[Any] | None:
+    def newest(self) -> Any | None:
         """The last whole record, a copy; ``None`` when nothing has been written."""
         for _ in range(100):
-            number = int(self._slots["after"].max())
+            number = self.written
             if not number:
                 return None
             found = self._read(number)
@@ -56,20 +59,20 @@ class Ring:
     @property
     def written(self) -> int:
         """How many records have been written in all."""
-        return int(self._slots["after"].max())
+        return int(self._count[0])
 
-    def since(self, seen: int) -> tuple[list[NDArray[Any]], int, int]:
+    def since(self, seen: int) -> tuple[list[Any], int, int]:
         """The records after the first ``seen``, how many have been written now, and how many of them are lost."""
         written = self.written
         first = max(seen + 1, written - len(self._slots) + 2)
         found = [record for number in range(first, written + 1) if (record := self._read(number)) is not None]
         return found, written, written - seen - len(found)
 
-    def _read(self, number: int) -> NDArray[Any] | None:
+    def _read(self, number: int) -> Any | None:
         slot = self._slots[number % len(self._slots)]
         if slot["after"] != number:
             return None
-        copy: NDArray[Any] = slot["record"].copy()
+        copy = slot["record"].copy()
         return copy if slot["before"] == number else None
 
 

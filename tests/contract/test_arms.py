@@ -3,15 +3,23 @@
 A driver is added to `ARMS`: a name, and a context that gives an arm that is not yet connected.
 """
 
+from contextlib import contextmanager
 from time import monotonic, monotonic_ns, sleep
 
 import numpy as np
 import pytest
 
 from robot_bridge.arms.arm import ArmError
+from sim.arm import SimArm
 from vla.errors import UnderstudyError
 
-ARMS = {}
+
+@contextmanager
+def simulated():
+    yield SimArm()
+
+
+ARMS = {"sim": simulated}
 
 
 @pytest.fixture(params=list(ARMS), scope="module")

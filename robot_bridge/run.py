@@ -1,0 +1,163 @@
+"""A run: the processes between a policy's server and an arm, started, watched and ended together.
+
+with Run(plan) as run:
+    run.begin(Task("lift the red cube"), seed=7)
+    run.order("arm")
+    run.wait_for(State.STOPPED)
+"""
+
+import contextlib
+import multiprocessing as mp
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from time import monotonic, sleep
+from types import FrameType
+from typing import Any, Self
+
+from robot_bridge import asking, loop, replaying, seeing
+from robot_bridge.control import State
+from robot_bridge.orders import SOCKET, give_order, runs_folder
+from robot_bridge.plan import INSTRUCTION, Plan
+from robot_bridge.shared import text
+from vla.errors import UnderstudyError
+from vla.types import Task
+
+STARTING_S = 60.0
+
+
+def run_folder() -> Path:
+    """A new folder for what the processes of a run share, which nobody else can read."""
+    return Path(tempfile.mkdtemp(prefix="understudy-run-", dir=runs_folder()))
+
+
+class Run:
+    """One arm under way. ``plan.folder`` goes when the run is closed."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.rings = plan, plan.rings(make=True)
+        self._episode = 0
+        context = mp.get_context("spawn")
+        targets: dict[str, Callable[[Plan, int], None]] = {"control": loop.control, "seeing": seeing.see}
+        targets["asking"] = asking.ask if plan.actions is None else replaying.replay
+        self.processes: dict[str, BaseProcess] = {
+            name: context.Process(target=_quiet, args=(target, plan, os.getpid()), name=name, daemon=True)
+            for name, target in targets.items()
+        }
+
+    def __enter__(self) -> Self:
+        for process in self.processes.values():
+            process.start()
+        until = monotonic() + STARTING_S
+        while self.rings["control"].newest() is None or self.rings["seen"].newest() is None:
+            self._check_alive()
+            if monotonic() > until:
+                self.close()
+                raise UnderstudyError("the arm or its cameras do not come up")
+            sleep(0.02)
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """Of the arm's control."""
+        return State(int(self.status["state"]))
+
+    @property
+    def status(self) -> Any:
+        """The newest record of the ring ``control``."""
+        return self.rings["control"].newest()
+
+    @property
+    def reason(self) -> str:
+        """Why the arm stands, or the trouble that keeps it from being armed."""
+        link = self.rings["link"].newest()
+        found = self.status["reason"] or (link["trouble"] if link is not None else b"")
+        return str(found.decode(errors="replace"))
+
+    def begin(self, task: Task, *, seed: int = 0, timeout_s: float = 10.0) -> None:
+        """Begin an episode at the server; raises `UnderstudyError` with the reason when it does not answer in time."""
+        self._episode += 1
+        self.rings["task"].write(episode=self._episode, instruction=text(task.instruction, INSTRUCTION), seed=seed)
+        until = monotonic() + timeout_s
+        while monotonic() < until:
+            self._check_alive()
+            link = self.rings["link"].newest()
+            if link is not None and link["alive"] and int(link["episode"]) == self._episode:
+                return
+            sleep(0.01)
+        raise UnderstudyError(f"no episode has begun within {timeout_s:g} s: {self.reason}")
+
+    def order(self, word: str) -> None:
+        """Say ``arm``, ``reset`` or ``stop``."""
+        give_order(self.plan.folder, word)
+
+    def arm(self, *, timeout_s: float = 5.0) -> None:
+        """Reset if need be, and arm; raises `UnderstudyError` with the reason when that is refused."""
+        until, said = monotonic() + timeout_s, self.rings["events"].written
+        while self.state not in (State.ARMED, State.TRACKING):
+            self._check_alive()
+            if monotonic() > until:
+                told = [record["message"].decode() for record in self.rings["events"].since(said)[0]]
+                raise UnderstudyError(f"the arm cannot be armed: {(told or [self.reason])[-1]}")
+            self.order("reset" if self.state is State.STOPPED else "arm")
+            sleep(0.05)
+
+    def wait_for(self, *states: State, timeout_s: float = 30.0) -> State:
+        """The first of ``states`` that is reached; raises `UnderstudyError`."""
+        until = monotonic() + timeout_s
+        while monotonic() < until:
+            if self.state in states:
+                return self.state
+            self._check_alive()
+            sleep(0.005)
+        raise UnderstudyError(f"the arm is {self.state.name} after {timeout_s:g} s: {self.reason}")
+
+    def close(self) -> None:
+        """Stop the arm, wait until it stands, end the processes; a second time is no harm."""
+        control = self.processes["control"]
+        with contextlib.suppress(UnderstudyError):
+            if control.is_alive() and (self.plan.folder / SOCKET).exists():
+                self.order("stop")
+                self.wait_for(State.STOPPED, State.IDLE, timeout_s=2.0)
+        for process in self.processes.values():
+            if process.pid is not None:
+                process.terminate()
+                process.join(2.0)
+                process.kill()
+        shutil.rmtree(self.plan.folder, ignore_errors=True)
+
+    def _check_alive(self) -> None:
+        for name, process in self.processes.items():
+            if not process.is_alive():
+                raise UnderstudyError(f"the process {name} has ended (code {process.exitcode}): {self._last_words()}")
+
+    def _last_words(self) -> str:
+        status = self.rings["control"].newest()
+        return "see above" if status is None or not status["reason"] else str(status["reason"].decode())
+
+
+def _quiet(target: Callable[[Plan, int], None], plan: Plan, parent: int) -> None:
+    """A process ends when it is told to, in order; the keyboard's interruption is its parent's to hear."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        target(plan, parent)
+    except UnderstudyError as error:
+        raise SystemExit(f"{target.__name__}: {error}") from error
+
+
+def planned(plan: Plan) -> Plan:
+    """``plan`` with a folder of its own."""
+    return replace(plan, folder=run_folder())
