@@ -20,7 +20,7 @@ import zmq
 
 from policies.policy import Underway
 from robot_bridge import wire
-from robot_bridge.transport import Events, Keys, lock_client, refuse_in_the_open, socket
+from robot_bridge.transport import Events, Keys, lock_client, readable, receive, refuse_in_the_open, send, socket
 from robot_bridge.wire import Codec, Header, Kind, WireError
 from vla.errors import UnderstudyError
 from vla.types import ActionChunk, Observation, PolicySpec, Task
@@ -65,6 +65,8 @@ class Connection:
         self._keys, self._identity = keys, b"r" + os.urandom(15)
         self._context = zmq.Context()
         self._socket: zmq.Socket[Any] = self._made()
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
         self.counts = Counter[str]()
         self.trouble = ""
         """what is wrong now; empty when all is well"""
@@ -142,12 +144,14 @@ class Connection:
 
     def poll(self, timeout_s: float = 0.0) -> Answer | None:
         """The newest answer that is of use, if there is one; keeps the connection alive and `trouble` up to date."""
-        found, left_ms = None, int(1000 * timeout_s)
-        while self._socket.poll(0 if found else left_ms):
-            left_ms = 0
-            found = self._heard(self._socket.recv_multipart()) or found
+        waits: object = self._poller.poll(int(1000 * timeout_s))
+        while waits:
+            found = self._heard(receive(self._socket))
+            if found is not None:
+                return found  # the newest request's: nothing better can wait behind it
+            waits = readable(self._socket)
         self._watch()
-        return found
+        return None
 
     def close(self) -> None:
         """Say goodbye and leave; a second time is no harm."""
@@ -170,11 +174,11 @@ class Connection:
     def _say(self, parts: list[wire.Buffer]) -> None:
         self._said_ns = monotonic_ns()
         try:
-            self._socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+            send(self._socket, parts)
         except zmq.ZMQError:
             self.counts["unsent"] += 1
 
-    def _heard(self, parts: list[bytes]) -> Answer | None:
+    def _heard(self, parts: list[wire.Buffer]) -> Answer | None:
         """An answer that counts; everything else is counted and dropped."""
         try:
             header = Header.unpack(parts[0])
@@ -241,7 +245,7 @@ class Connection:
                 raise BridgeError("refused", f"{self.address} does not know our key, or is not who it should be")
             if not sent:
                 try:
-                    self._socket.send_multipart(parts, zmq.NOBLOCK)
+                    send(self._socket, parts)
                     sent = True
                 except zmq.ZMQError:
                     self._socket.poll(20, zmq.POLLOUT)
@@ -250,7 +254,7 @@ class Connection:
                 self._stay_alive()
                 continue
             try:
-                header, told = _told(self._socket.recv_multipart())
+                header, told = _told(receive(self._socket))
             except (WireError, IndexError):
                 self.counts["refused"] += 1
                 continue
@@ -267,7 +271,7 @@ class Connection:
         )
 
 
-def _told(parts: list[bytes]) -> tuple[Header, dict[str, Any]]:
+def _told(parts: list[wire.Buffer]) -> tuple[Header, dict[str, Any]]:
     header = Header.unpack(parts[0])
     return header, wire.unpack_map(parts[1]) if header.kind in (Kind.ERROR, Kind.WELCOME) else {}
 

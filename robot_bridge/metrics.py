@@ -21,8 +21,9 @@ def text_of(server: "PolicyServer") -> str:
     lines += ["# TYPE understudy_robots gauge", f"understudy_robots {server.robots}"]
     lines.append("# TYPE understudy_answer_seconds summary")
     for stage, values in server.latencies_us.items():
-        for quantile in QUANTILES if values else ():
-            seconds = float(np.quantile(values, quantile)) / 1e6
+        newest = list(values)  # at once: the server goes on
+        for quantile in QUANTILES if newest else ():
+            seconds = float(np.quantile(newest, quantile)) / 1e6
             lines.append(f'understudy_answer_seconds{{stage="{stage}",quantile="{quantile}"}} {seconds:.6f}')
     return "\n".join(lines) + "\n"
 

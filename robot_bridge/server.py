@@ -10,12 +10,13 @@ counts and drops. One robot holds the lease of an arm until it says BYE or has b
 import logging
 import os
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic_ns
+from queue import Empty, SimpleQueue
+from time import monotonic, monotonic_ns
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,7 +24,7 @@ import zmq
 
 from policies.policy import Policy, Underway
 from robot_bridge import wire
-from robot_bridge.transport import Keys, lock_server, only_known, refuse_in_the_open, socket
+from robot_bridge.transport import Keys, lock_server, only_known, pipe, receive, refuse_in_the_open, send, socket
 from robot_bridge.wire import Codec, Header, Kind, WireError
 from vla.errors import UnderstudyError, first_line
 from vla.types import ActionChunk, Observation, PolicySpec, Task
@@ -34,7 +35,9 @@ LEASE_NS = 1_000_000_000
 """Silence after which an arm may be leased to another robot."""
 CODECS: tuple[Codec, ...] = ("raw", "jpeg")
 MOST_ROBOTS = 64
-ANSWERS = "inproc://answers"
+LOOK_NS = 100_000_000
+"""How often one looks for robots that fell silent."""
+_COUNTED = {kind: kind.name.lower() for kind in Kind}
 
 
 class Brain(Protocol):
@@ -75,7 +78,7 @@ class Waiting:
     """An observation that wants an answer."""
 
     header: Header
-    parts: list[bytes]
+    parts: list[wire.Buffer]
     since_ns: int
 
 
@@ -114,15 +117,16 @@ class PolicyServer:
             raise UnderstudyError("a server with keys wants to know whose to let in, and the other way round")
         self.brain, self._keys, self._allowed = brain, keys, allowed
         self._wait_s, self._most = batch_wait_s, most_together
-        self.epoch, self.counts = os.urandom(16), Counter[str]()
+        self.epoch, self.counts, self._bell = os.urandom(16), Counter[str](), -1
         self._hash = wire.spec_hash(brain.spec)
         self._robots: dict[bytes, Robot] = {}
-        self._work = threading.Condition()
+        self._lock = threading.Lock()  # what waits, and what is begun
+        self._work, self._done = SimpleQueue[None](), SimpleQueue[list[wire.Buffer]]()
         self._stopping = False
         self._address = address
         self.address = ""
         """where it is bound, once it serves: a port 0 has become a real one"""
-        self.latencies_us: dict[str, list[int]] = {name: [] for name in wire.TIMING}
+        self.latencies_us: dict[str, deque[int]] = {name: deque(maxlen=1000) for name in wire.TIMING}
 
     @property
     def robots(self) -> int:
@@ -145,9 +149,8 @@ class PolicyServer:
 
     def stop(self) -> None:
         """End `run`."""
-        with self._work:
-            self._stopping = True
-            self._work.notify_all()
+        self._stopping = True
+        self._ring()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until `stop`; raises `UnderstudyError` when the address cannot be had."""
@@ -155,17 +158,16 @@ class PolicyServer:
         try:
             with (
                 only_known(context, self._allowed),
-                context.socket(zmq.PULL) as answers,
+                pipe() as (bell, self._bell),
                 socket(context, zmq.ROUTER) as router,
             ):
                 self._bind(router)
-                answers.bind(ANSWERS)
-                worker = threading.Thread(target=self._infer, args=(context,))
+                worker = threading.Thread(target=self._infer)
                 worker.start()
                 logger.info("serving at %s, epoch %s", self.address, self.epoch.hex()[:8])
                 try:
                     ready()
-                    self._pass_on(router, answers)
+                    self._pass_on(router, bell)
                 finally:
                     self.stop()
                     worker.join()
@@ -182,35 +184,39 @@ class PolicyServer:
             raise UnderstudyError(f"cannot serve at {self._address}: {error}") from error
         self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
 
-    def _pass_on(self, router: zmq.Socket[Any], answers: zmq.Socket[Any]) -> None:
-        poller = zmq.Poller()
+    def _pass_on(self, router: zmq.Socket[Any], bell: int) -> None:
+        poller, looked = zmq.Poller(), monotonic_ns()
+        poller.register(bell, zmq.POLLIN)
         poller.register(router, zmq.POLLIN)
-        poller.register(answers, zmq.POLLIN)
         while not self._stopping:
             for made, _ in poller.poll(100):
-                if made is answers:
-                    self._send(router, answers.recv_multipart())
+                if made == bell:
+                    os.read(bell, 1)
+                    self._send(router, self._done.get())
                     continue
-                identity, *parts = router.recv_multipart()
+                first, *parts = receive(router)
+                identity = bytes(first)
                 try:
                     for answer in self._heard(identity, parts):
                         self._send(router, [identity, *answer])
                 except WireError as error:
                     self.counts["refused"] += 1
                     self._send(router, [identity, *self._error(Header(Kind.ERROR), "message", str(error))])
-            self._forget_silent()
+            if (now := monotonic_ns()) - looked > LOOK_NS:
+                self._forget_silent(now - LEASE_NS)
+                looked = now
 
-    def _send(self, router: zmq.Socket[Any], parts: list[bytes]) -> None:
+    def _send(self, router: zmq.Socket[Any], parts: list[wire.Buffer]) -> None:
         try:
-            router.send_multipart(parts, zmq.NOBLOCK)
+            send(router, parts)
         except zmq.ZMQError:
             self.counts["unsent"] += 1  # the robot is gone, or reads nothing: its own watchdog stops it
 
-    def _heard(self, identity: bytes, parts: list[bytes]) -> Iterator[list[bytes]]:
+    def _heard(self, identity: bytes, parts: list[wire.Buffer]) -> Iterator[list[wire.Buffer]]:
         if not parts:
             raise WireError("an empty message")
         header = Header.unpack(parts[0])
-        self.counts[header.kind.name.lower()] += 1
+        self.counts[_COUNTED[header.kind]] += 1
         if header.kind is Kind.HELLO:
             yield self._welcome(identity, header, wire.unpack_map(_only(parts, 2)[1]))
             return
@@ -234,7 +240,7 @@ class PolicyServer:
         else:
             raise WireError(f"a server is not sent {header.kind.name}")
 
-    def _welcome(self, identity: bytes, header: Header, told: dict[str, Any]) -> list[bytes]:
+    def _welcome(self, identity: bytes, header: Header, told: dict[str, Any]) -> list[wire.Buffer]:
         name, arm = str(told.get("robot", ""))[:80], str(told.get("arm", ""))[:80]
         offered = told.get("codecs")
         codec = next((one for one in offered if one in CODECS), None) if isinstance(offered, list) else None
@@ -253,9 +259,9 @@ class PolicyServer:
         instruction, seed = told.get("instruction"), told.get("seed", 0)
         if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
-        with self._work:
+        with self._lock:
             robot.task, robot.waiting = (header, Task(instruction), seed), None
-            self._work.notify()
+        self._ring()
 
     def _take(self, robot: Robot, waiting: Waiting) -> None:
         order = (waiting.header.episode, waiting.header.request)
@@ -263,35 +269,39 @@ class PolicyServer:
             self.counts["out_of_order"] += 1
             return
         robot.last = order
-        with self._work:
+        with self._lock:
             self.counts["overtaken"] += robot.waiting is not None
             robot.waiting = waiting
-            self._work.notify()
+        self._ring()
 
-    def _forget_silent(self) -> None:
-        late = monotonic_ns() - LEASE_NS
+    def _forget_silent(self, late: int) -> None:
         for identity in [identity for identity, robot in self._robots.items() if robot.seen_ns < late]:
             logger.warning("%s fell silent; its arm is free", self._robots.pop(identity).name)
             self.counts["silent"] += 1
 
-    def _infer(self, context: zmq.Context[Any]) -> None:
+    def _infer(self) -> None:
         """The inference thread: everything that touches a policy happens here."""
-        with context.socket(zmq.PUSH) as out:
-            out.setsockopt(zmq.LINGER, 0)
-            out.connect(ANSWERS)
-            while not self._stopping:
-                tasks, batch = self._next()
-                for robot, (header, task, seed) in tasks:
-                    out.send_multipart([robot.identity, *self._reset(robot, header, task, seed)])
-                for robot, answer in self._answers(batch):
-                    out.send_multipart([robot.identity, *answer])
+        while not self._stopping:
+            tasks, batch = self._next()
+            for robot, (header, task, seed) in tasks:
+                self._say(robot, self._reset(robot, header, task, seed))
+            for robot, answer in self._answers(batch):
+                self._say(robot, answer)
+
+    def _say(self, robot: Robot, answer: list[wire.Buffer]) -> None:
+        self._done.put([robot.identity, *answer])
+        os.write(self._bell, b"!")
+        os.sched_yield()  # the I/O thread sends it before this one goes on
 
     def _next(self) -> tuple[list[tuple[Robot, tuple[Header, Task, int]]], list[tuple[Robot, Waiting]]]:
         """What is to be done now: tasks to begin, and observations that wait."""
-        with self._work:
-            self._work.wait_for(lambda: self._stopping or self._anything(), 0.1)
-            if len(self._robots) > 1 and self._anything() and not self._stopping:
-                self._work.wait_for(lambda: self._stopping or self._everybody(), self._wait_s)
+        if not self._anything():
+            self._wait(0.1)
+        if len(self._robots) > 1 and self._anything():
+            until = monotonic() + self._wait_s
+            while not self._everybody() and not self._stopping and (left := until - monotonic()) > 0:
+                self._wait(left)
+        with self._lock:
             robots = list(self._robots.values())
             tasks = [(robot, robot.task) for robot in robots if robot.task is not None]
             ready = [(robot, robot.waiting) for robot in robots if robot.waiting is not None]
@@ -302,20 +312,30 @@ class PolicyServer:
                 robot.waiting = None
         return tasks, batch
 
+    def _ring(self) -> None:
+        """There may be work."""
+        if self._work.empty():
+            self._work.put(None)
+
+    def _wait(self, seconds: float) -> None:
+        """Until it rings; a ring for work that is done already does no harm."""
+        with suppress(Empty):
+            self._work.get(timeout=seconds)
+
     def _anything(self) -> bool:
         return any(robot.task or robot.waiting for robot in list(self._robots.values()))
 
     def _everybody(self) -> bool:
         return all(robot.task or robot.waiting for robot in list(self._robots.values()))
 
-    def _reset(self, robot: Robot, header: Header, task: Task, seed: int) -> list[bytes]:
+    def _reset(self, robot: Robot, header: Header, task: Task, seed: int) -> list[wire.Buffer]:
         try:
             robot.session.reset(task, seed=seed)
         except Exception as error:  # noqa: BLE001 whatever the policy does, the server goes on
             return self._failed(header, error)
         return [self._reply(header, Kind.READY)]
 
-    def _answers(self, batch: list[tuple[Robot, Waiting]]) -> Iterator[tuple[Robot, list[bytes]]]:
+    def _answers(self, batch: list[tuple[Robot, Waiting]]) -> Iterator[tuple[Robot, list[wire.Buffer]]]:
         began, seen = monotonic_ns(), []
         for robot, waiting in batch:
             header = waiting.header
@@ -345,23 +365,23 @@ class PolicyServer:
             spent = (began - waiting.since_ns, inferred - began, inferred - waiting.since_ns)
             timing = {name: ns // 1000 for name, ns in zip(wire.TIMING, spent, strict=True)}
             for name, value in timing.items():
-                self.latencies_us[name] = [*self.latencies_us[name][-999:], value]
+                self.latencies_us[name].append(value)
             self.counts["answered"] += 1
             yield robot, [self._reply(waiting.header, Kind.CHUNK), *map(bytes, wire.pack_chunk(chunk, timing))]
 
-    def _failed(self, header: Header, error: Exception) -> list[bytes]:
+    def _failed(self, header: Header, error: Exception) -> list[wire.Buffer]:
         self.counts["failed"] += 1
         logger.error("the policy failed", exc_info=error)
         return self._error(header, "policy", f"{type(error).__name__}: {first_line(error)}"[:300])
 
-    def _error(self, header: Header, code: str, message: str) -> list[bytes]:
+    def _error(self, header: Header, code: str, message: str) -> list[wire.Buffer]:
         return [self._reply(header, Kind.ERROR), wire.pack_map({"code": code, "message": message})]
 
     def _reply(self, to: Header, kind: Kind) -> bytes:
         return Header(kind, self.epoch, to.episode, to.sequence, to.request, to.stamp_ns, 0, self._hash).pack()
 
 
-def _only(parts: list[bytes], count: int) -> list[bytes]:
+def _only(parts: list[wire.Buffer], count: int) -> list[wire.Buffer]:
     if len(parts) != count:
         raise WireError(f"a message of {count} parts was expected, got {len(parts)}")
     return parts

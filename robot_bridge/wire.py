@@ -15,9 +15,9 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
 from enum import IntEnum
-from typing import Any, Literal, get_args
+from math import prod
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgpack
 import numpy as np
@@ -63,8 +63,10 @@ class Kind(IntEnum):
     BYE = 9
 
 
-@dataclass(frozen=True)
-class Header:
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+class Header(NamedTuple):
     """The first part of every message.
 
     ``epoch`` [16 bytes]: drawn anew whenever a server starts; ``episode``: counted by the robot; ``sequence``: counted
@@ -83,8 +85,7 @@ class Header:
 
     def pack(self) -> bytes:
         """72 bytes."""
-        kind, *rest = astuple(self)
-        return _HEADER.pack(MAGIC, VERSION, kind, 0, *rest)
+        return _HEADER.pack(MAGIC, VERSION, self.kind, 0, *self[1:])
 
     @classmethod
     def unpack(cls, part: Buffer) -> "Header":
@@ -96,9 +97,9 @@ class Header:
             raise WireError("the message does not begin as one of ours")
         if version != VERSION:
             raise WireError(f"the other side speaks version {version} of the protocol, this one {VERSION}: update one")
-        if kind not in Kind.__members__.values():
+        if kind not in _KINDS:
             raise WireError(f"unknown kind of message: {kind}")
-        return cls(Kind(kind), *rest)
+        return cls(_KINDS[kind], *rest)
 
 
 def spec_hash(spec: PolicySpec) -> bytes:
@@ -202,10 +203,11 @@ def unpack_chunk(parts: Sequence[Buffer], spec: PolicySpec, *, stamp_ns: int) ->
 
 
 def _array(part: Buffer, shape: tuple[int, ...], dtype: np.dtype, what: str) -> np.ndarray:
-    wanted = int(np.prod(shape)) * dtype.itemsize
+    wanted = prod(shape) * dtype.itemsize
     if len(part) != wanted:
         raise WireError(f"{what} has {wanted} bytes ({' x '.join(map(str, shape))}), got {len(part)}")
-    return np.frombuffer(part, dtype).reshape(shape)
+    array: np.ndarray = np.ndarray(shape, dtype, part)
+    return array if array.flags.aligned else array.copy()
 
 
 def _finite(array: np.ndarray, what: str) -> np.ndarray:

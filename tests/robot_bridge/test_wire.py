@@ -99,6 +99,13 @@ def test_an_observation_comes_back_without_a_copy():
     assert back.stamp_ns == 123
 
 
+def test_floats_that_lie_askew_in_a_message_are_aligned():
+    parts = [memoryview(b"!" + bytes(part))[1:] for part in pack_observation(observation(), SPEC, "raw")]
+    back, _ = unpack_observation(parts, SPEC, "raw", stamp_ns=0)
+    np.testing.assert_array_equal(back.proprio, observation().proprio)
+    assert back.proprio.flags.aligned
+
+
 @pytest.mark.parametrize("how", ["guided", "identity", "trained"])
 def test_what_is_under_way_comes_back(how):
     rows = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
