@@ -14,7 +14,7 @@ import numpy as np
 from policies.policy import Underway
 from robot_bridge.client import Answer, BridgeError, Connection
 from robot_bridge.plan import MESSAGE, Plan, task_of
-from robot_bridge.shared import text
+from robot_bridge.rings import text
 from vla.types import Observation
 
 POLL_S = 0.002

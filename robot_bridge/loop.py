@@ -19,7 +19,7 @@ from robot_bridge.arms.arm import Arm, ArmError, ArmState, make_arm
 from robot_bridge.control import Controller, Link, State
 from robot_bridge.orders import OrderSocket
 from robot_bridge.plan import MESSAGE, Plan
-from robot_bridge.shared import Ring, text
+from robot_bridge.rings import Ring, text
 from vla.errors import UnderstudyError, first_line
 from vla.types import ActionChunk
 

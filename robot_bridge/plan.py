@@ -13,7 +13,7 @@ from typing import Any
 
 from robot_bridge.arms.arm import ArmSpec
 from robot_bridge.control import ControlConfig
-from robot_bridge.shared import Field, Ring
+from robot_bridge.rings import Field, Ring
 from robot_bridge.transport import Keys
 from robot_bridge.wire import TIMING, Codec
 from vla.types import PolicySpec, Task

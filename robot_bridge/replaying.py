@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.plan import MESSAGE, Plan
-from robot_bridge.shared import text
+from robot_bridge.rings import text
 
 
 def replay(plan: Plan, parent: int) -> None:

@@ -24,7 +24,7 @@ from robot_bridge import asking, loop, replaying, seeing
 from robot_bridge.control import State
 from robot_bridge.orders import SOCKET, give_order, runs_folder
 from robot_bridge.plan import INSTRUCTION, Plan
-from robot_bridge.shared import text
+from robot_bridge.rings import text
 from vla.errors import UnderstudyError
 from vla.types import Task
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from robot_bridge.arms.arm import ArmError, Cameras, Joints
 from robot_bridge.loop import make_sleep
 from robot_bridge.plan import MESSAGE, Made, Plan
-from robot_bridge.shared import text
+from robot_bridge.rings import text
 from vla.errors import UnderstudyError
 
 OLD_NS = 300_000_000

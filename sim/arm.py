@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from robot_bridge.arms.arm import ArmError, ArmState, Joints, Pose, setpoint
-from robot_bridge.shared import Ring
+from robot_bridge.rings import Ring
 from sim.tasks.tabletop import TabletopSuite
 from sim.world import SPEC, World, open_rings
 

@@ -20,8 +20,8 @@ import mujoco
 import numpy as np
 
 from robot_bridge.arms.arm import ArmSpec, ArmState, Limits
+from robot_bridge.rings import Field, Ring, text
 from robot_bridge.safety import Governor
-from robot_bridge.shared import Field, Ring, text
 from sim.tasks.tabletop import FINGER_TRAVEL, WORKSPACE_HIGH, WORKSPACE_LOW, TabletopSuite
 from vla.errors import UnderstudyError
 from vla.types import Gripper
