@@ -24,7 +24,13 @@ from vla.types import Gripper
 
 Joints = NDArray[np.float64]
 
-ARMS = {"sim": "sim.arm:SimArm"}
+ARMS = {
+    "sim": "sim.arm:SimArm",
+    "ur": "robot_bridge.arms.ur:URArm",
+    "franka": "robot_bridge.arms.franka:FrankaArm",
+    "xarm": "robot_bridge.arms.xarm:XArm",
+    "piper": "robot_bridge.arms.piper:PiperArm",
+}
 """Arm name → ``module:class``; the module is imported when the arm is made, not before."""
 
 

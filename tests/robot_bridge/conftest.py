@@ -1,10 +1,11 @@
-"""The toys that the bridge is tried with: ``from robot_bridge_toys import …``."""
+"""What the bridge is tried with: ``from robot_bridge_toys import …``, ``from robot_bridge_fake_arms import …``."""
 
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
-SPEC = spec_from_file_location("robot_bridge_toys", Path(__file__).with_name("toys.py"))
-if SPEC.name not in sys.modules:
-    sys.modules[SPEC.name] = module_from_spec(SPEC)
-    SPEC.loader.exec_module(sys.modules[SPEC.name])
+for stem in ("toys", "fake_arms"):
+    spec = spec_from_file_location(f"robot_bridge_{stem}", Path(__file__).with_name(f"{stem}.py"))
+    if spec.name not in sys.modules:
+        sys.modules[spec.name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
