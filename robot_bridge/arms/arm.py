@@ -24,7 +24,12 @@ from vla.types import Gripper
 
 Joints = NDArray[np.float64]
 
-ARMS = {"sim": "sim.arm:SimArm"}
+ARMS = {
+    "sim": "sim.arm:SimArm",
+    "so100": "robot_bridge.arms.lerobot:so100",
+    "so101": "robot_bridge.arms.lerobot:so101",
+    "koch": "robot_bridge.arms.lerobot:koch",
+}
 """Arm name → ``module:class``; the module is imported when the arm is made, not before."""
 
 

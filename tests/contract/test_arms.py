@@ -4,6 +4,8 @@ A driver is added to `ARMS`: a name, and a context that gives an arm that is not
 """
 
 from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from time import monotonic, monotonic_ns, sleep
 
 import numpy as np
@@ -19,7 +21,11 @@ def simulated():
     yield SimArm()
 
 
-ARMS = {"sim": simulated}
+SERVOS = spec_from_file_location("emulated_servos", Path(__file__).parents[1] / "robot_bridge" / "servos.py")
+servos = module_from_spec(SERVOS)
+SERVOS.loader.exec_module(servos)
+
+ARMS = {"sim": simulated, "so101": servos.emulated_so101}
 
 
 @pytest.fixture(params=list(ARMS), scope="module")
