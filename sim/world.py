@@ -71,6 +71,9 @@ CHANNELS: dict[str, tuple[list[Field], int]] = {
 """What is shared with the drivers and cameras: fields and slots of each ring; ``motion``: the last four minutes."""
 
 
+_FASTEST = np.asarray(SPEC.limits.velocity)
+
+
 @dataclass(frozen=True)
 class Faults:
     """What is wrong with the arm; ``stuck``: the joint that does not move, -1: none; ``deaf``: takes no setpoints."""
@@ -93,6 +96,10 @@ class ArmPhysics:
         self._watchdog_ns = int(1e9 * watchdog_s)
         self._brakes = Governor(SPEC.limits, RATE_HZ)
         self.faults = Faults()
+        model = self.suite.model
+        damping = model.dof_damping[:7] - model.actuator_biasprm[:7, 2]
+        self._lag_s = damping / model.actuator_gainprm[:7, 0]
+        """how far motors with their damping lag behind [s], which the drives feed forward"""
         self.reset(task, seed, now_ns)
 
     def reset(self, task: str, seed: int, now_ns: int) -> None:
@@ -124,14 +131,13 @@ class ArmPhysics:
         if self.faults.deaf or np.abs(joints - self.setpoint).max() > FASTEST * since:
             self.ignored += 1
             return
-        self._velocity = (joints - self.setpoint) / since if not self.braking else np.zeros(8)
+        self._velocity = np.clip((joints - self.setpoint) / since, -_FASTEST, _FASTEST)
         self.setpoint, self._sent_ns, self._heard_ns, self.braking = joints, stamp_ns, self.now_ns, False
 
     def brake(self) -> None:
         """Brake by the firmware's own means, until the next setpoint."""
         if not self.braking:
-            fastest = np.asarray(SPEC.limits.velocity)
-            self._brakes.reset(self.setpoint, np.clip(self._velocity, -fastest, fastest))
+            self._brakes.reset(self.setpoint, self._velocity)
         self.braking = True
 
     def advance(self, seconds: float) -> None:
@@ -140,8 +146,9 @@ class ArmPhysics:
             self.brake()
         if self.braking:
             self.setpoint = self._brakes.brake()
+            self._velocity = self._brakes.velocity
         data, stuck = self.suite.data, self.faults.stuck
-        data.ctrl[:7] = self.setpoint[:7]
+        data.ctrl[:7] = self.setpoint[:7] + self._lag_s * self._velocity[:7]
         data.ctrl[7:9] = self.setpoint[7] * FINGER_TRAVEL
         held = None if stuck < 0 else float(data.qpos[stuck])
         for _ in range(round(seconds / PHYSICS_S)):

@@ -30,6 +30,9 @@ ARMS = {
     "franka": "robot_bridge.arms.franka:FrankaArm",
     "xarm": "robot_bridge.arms.xarm:XArm",
     "piper": "robot_bridge.arms.piper:PiperArm",
+    "so100": "robot_bridge.arms.lerobot:so100",
+    "so101": "robot_bridge.arms.lerobot:so101",
+    "koch": "robot_bridge.arms.lerobot:koch",
 }
 """Arm name → ``module:class``; the module is imported when the arm is made, not before."""
 

@@ -22,13 +22,17 @@ def simulated():
     yield SimArm()
 
 
-FAKES = Path(__file__).parents[1] / "robot_bridge" / "fake_arms.py"
-SPEC = spec_from_file_location("robot_bridge_fake_arms", FAKES)
-if SPEC.name not in sys.modules:
-    sys.modules[SPEC.name] = module_from_spec(SPEC)
-    SPEC.loader.exec_module(sys.modules[SPEC.name])
+def loaded(name):
+    """A module of tests/robot_bridge, by its file."""
+    spec = spec_from_file_location(f"robot_bridge_{name}", FOLDER / f"{name}.py")
+    if spec.name not in sys.modules:
+        sys.modules[spec.name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
+    return sys.modules[spec.name]
 
-ARMS = {"sim": simulated, **sys.modules[SPEC.name].ARMS}
+
+FOLDER = Path(__file__).parents[1] / "robot_bridge"
+ARMS = {"sim": simulated, "so101": loaded("servos").emulated_so101, **loaded("fake_arms").ARMS}
 
 
 @pytest.fixture(params=list(ARMS), scope="module")

@@ -46,7 +46,7 @@ TOOL_POLICY = PolicySpec(
 
 @dataclass
 class Rig:
-    """Call `run`; ``make`` is asked for the rows [H, A] of a chunk every ``every`` steps, and they arrive ``delay_s`` later."""
+    """Call `run`; ``make`` is asked for rows [H, A] every ``every`` steps, and they arrive ``delay_s`` later."""
 
     policy: PolicySpec = JOINT_POLICY
     make: object = None
