@@ -49,6 +49,8 @@ class ControlConfig:
     interpolation: Interpolation = "spline"
     extrapolate_s: float = 0.06
     """how long the arm goes straight on when there is nothing to carry out, before it brakes"""
+    settle_s: float = 0.15
+    """how long before the end of its last chunk an arm that nobody answers any more is to be at rest"""
     future_s: float = 0.005
     """how far ahead of our clock a chunk's stamp may be: both are of this machine"""
     feedback_s: float = 0.1
@@ -218,7 +220,7 @@ class Controller:
             self._stop(now_ns, "meeting", "the server was started anew: look at it, then reset and arm")
         elif link.rate < config.stop_rate:
             self._stop(now_ns, "rate", f"only {link.rate:.0%} of the requests are answered in time")
-        elif not link.alive and self._left_s(now_ns) <= self.governor.stop_s + 1e-9 * self._step_ns:
+        elif not link.alive and self._left_s(now_ns) <= self.governor.stop_s + config.settle_s:
             self._stop(now_ns, "link", link.trouble or "nobody answers")
 
     def _left_s(self, now_ns: int) -> float:

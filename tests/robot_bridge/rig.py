@@ -92,6 +92,11 @@ class Rig:
         if self.now_ns % self.step_ns == 0:
             self.physics.suite.judge()
 
+    @property
+    def moved(self):
+        """The arm's measured motion so far: joints, velocity, setpoints, [T, 8] each."""
+        return tuple(map(np.array, zip(*self.motion, strict=True)))
+
     def run(self, seconds, **how):
         for _ in range(round(1e9 * seconds / TICK_NS)):
             self.tick(**how)
@@ -100,6 +105,16 @@ class Rig:
     @property
     def codes(self):
         return [one.code for one in self.controller.interventions]
+
+
+def sine(rig, amplitude=0.15, period=2.0):
+    """Rows [16, 8] of a slow sine of every joint around where the rig began, its gripper half open."""
+    if not hasattr(rig, "centre"):
+        rig.centre, rig.begun_ns = rig.physics.joints, rig.now_ns
+    seconds = 1e-9 * (rig.now_ns - rig.begun_ns) + (np.arange(16)[:, None] + 1) / rig.policy.control_hz
+    rows = rig.centre + amplitude * np.sin(2 * np.pi * seconds / period)
+    rows[:, 7] = 0.5
+    return rows.astype(np.float32)
 
 
 def check_motion(joints, velocity, setpoints, *, dt=0.002, limits=SPEC.limits):
