@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.arms.arm import ArmSpec, Joints, Kinematics, Pose
+from robot_bridge.safety import RefusedError
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec
 
 LEAD_M = 0.04
 """How far the reference of deltas may run ahead of the tool [m]."""
+EDGE_M = 0.002
 
 
 class Targets(Protocol):
@@ -32,15 +34,28 @@ class Targets(Protocol):
 class JointTargets:
     """``joint_position``: an action is a target."""
 
-    def __init__(self, action: ActionSpec, arm: ArmSpec) -> None:
-        self._action, self._arm = action, arm
+    def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> None:
+        self._action, self._arm, self._kinematics = action, arm, kinematics
 
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
 
     def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
-        """See `Targets`."""
-        return with_gripper(action.astype(np.float64), action, self._action, self._arm)
+        """See `Targets`; raises `RefusedError` for joints that bring the tool out of the workspace."""
+        joints = with_gripper(action.astype(np.float64), action, self._action, self._arm)
+        if self._kinematics is not None and self._arm.workspace is not None and not peek:
+            self._check_inside(self._kinematics.forward(joints).position, self._kinematics.forward(measured).position)
+        return joints
+
+    def _check_inside(self, position: Joints, here: Joints) -> None:
+        """A tool that is outside already may come nearer."""
+        box = self._arm.workspace
+        assert box is not None
+        there, now = (
+            float(np.max(np.maximum(np.subtract(box[0], at), np.subtract(at, box[1])))) for at in (position, here)
+        )
+        if there > max(now, EDGE_M):
+            raise RefusedError("workspace", f"the tool would be {1e3 * there:.0f} mm outside of its workspace")
 
 
 class ToolTargets:
@@ -85,7 +100,7 @@ def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None
     if action.kind == "joint_position":
         if action.names != arm.joints:
             raise UnderstudyError(f"the policy moves {', '.join(action.names)}; the arm has {', '.join(arm.joints)}")
-        return JointTargets(action, arm)
+        return JointTargets(action, arm, kinematics)
     if kinematics is None:
         raise UnderstudyError(f"the policy's actions are {action.kind}, and this arm is driven by its joints alone")
     return ToolTargets(action, arm, kinematics)

@@ -94,7 +94,7 @@ class ArmPhysics:
         self.suite = TabletopSuite(cameras=())
         self._usual_s = self.suite.model.opt.timestep
         self._watchdog_ns = int(1e9 * watchdog_s)
-        self._brakes = Governor(SPEC.limits, RATE_HZ)
+        self._drives = Governor(SPEC.limits, RATE_HZ)
         self.faults = Faults()
         model = self.suite.model
         damping = model.dof_damping[:7] - model.actuator_biasprm[:7, 2]
@@ -109,7 +109,9 @@ class ArmPhysics:
         self.suite.model.opt.timestep = PHYSICS_S
         self.now_ns = self._heard_ns = self._sent_ns = now_ns
         self._random = np.random.default_rng(seed)
-        self.setpoint, self._velocity = np.clip(self.joints, LOW, HIGH), np.zeros(8)
+        self._drives.reset(self.joints)
+        self.setpoint = self._told = self._drives.position
+        self._speed = np.zeros(8)
         self.ticks, self.ignored, self.braking = 0, 0, False
         """whether the firmware brakes, or holds after it has"""
         self._past: deque[ArmState] = deque(maxlen=200)
@@ -128,27 +130,31 @@ class ArmPhysics:
     def command(self, joints: np.ndarray, stamp_ns: int) -> None:
         """A setpoint [8] from the driver, which sent it at ``stamp_ns``."""
         since = max(1e-9 * (stamp_ns - self._sent_ns), 1 / RATE_HZ)
-        if self.faults.deaf or np.abs(joints - self.setpoint).max() > FASTEST * since:
+        if self.faults.deaf or np.abs(joints - self._told).max() > FASTEST * since:
             self.ignored += 1
             return
-        self._velocity = np.clip((joints - self.setpoint) / since, -_FASTEST, _FASTEST)
-        self.setpoint, self._sent_ns, self._heard_ns, self.braking = joints, stamp_ns, self.now_ns, False
+        self._speed = np.clip((joints - self._told) / since, -_FASTEST, _FASTEST)
+        self._told, self._sent_ns, self._heard_ns, self.braking = joints, stamp_ns, self.now_ns, False
 
     def brake(self) -> None:
         """Brake by the firmware's own means, until the next setpoint."""
-        if not self.braking:
-            self._brakes.reset(self.setpoint, self._velocity)
         self.braking = True
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: one tick of the firmware, and the physics under it."""
-        if self.now_ns - self._heard_ns > self._watchdog_ns:
-            self.brake()
-        if self.braking:
-            self.setpoint = self._brakes.brake()
-            self._velocity = self._brakes.velocity
+        """Let time pass: one tick of the firmware, and the physics under it.
+
+        Between two setpoints the firmware goes straight on, and it limits what it is told as it limits itself.
+        """
+        silent_ns = self.now_ns - self._heard_ns
+        if self.braking or silent_ns > self._watchdog_ns:
+            self.braking = True
+            self.setpoint = self._drives.brake()
+            self._told, self._speed = self.setpoint, self._drives.velocity
+        else:
+            ahead = 1e-9 * silent_ns * self._speed
+            self.setpoint = self._drives.towards(self._told + ahead, self._speed)
         data, stuck = self.suite.data, self.faults.stuck
-        data.ctrl[:7] = self.setpoint[:7] + self._lag_s * self._velocity[:7]
+        data.ctrl[:7] = self.setpoint[:7] + self._lag_s * self._drives.velocity[:7]
         data.ctrl[7:9] = self.setpoint[7] * FINGER_TRAVEL
         held = None if stuck < 0 else float(data.qpos[stuck])
         for _ in range(round(seconds / PHYSICS_S)):
