@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
@@ -19,6 +20,8 @@ from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 from typing import Any, Self
+
+import numpy as np
 
 from robot_bridge import asking, loop, replaying, seeing
 from robot_bridge.control import State
@@ -29,6 +32,7 @@ from vla.errors import UnderstudyError
 from vla.types import Task
 
 STARTING_S = 60.0
+RATE_NS = 500_000_000
 
 
 def run_folder() -> Path:
@@ -41,7 +45,8 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.rings = plan, plan.rings(make=True)
-        self._episode = 0
+        self._episode, self._rate, self._looked = 0, 0.0, (0, 0)
+        self._trips_us: deque[int] = deque(maxlen=200)
         context = mp.get_context("spawn")
         targets: dict[str, Callable[[Plan, int], None]] = {"control": loop.control, "seeing": seeing.see}
         targets["asking"] = asking.ask if plan.actions is None else replaying.replay
@@ -81,6 +86,25 @@ class Run:
         link = self.rings["link"].newest()
         found = self.status["reason"] or (link["trouble"] if link is not None else b"")
         return str(found.decode(errors="replace"))
+
+    def line(self) -> str:
+        """How it goes, for people to read while it does."""
+        status, step = self.status, self.rings["steps"].newest()
+        trips = [int(chunk["round_trip_us"]) for chunk in self.rings["chunks"].since(0)[0]]
+        self._trips_us.extend(trips[-1:])
+        ticks, now = int(status["ticks"]), int(status["stamp_ns"])
+        since, before = self._looked
+        rate = (ticks - before) / max(1e-9 * (now - since), 1e-3) if since else 0.0
+        if now - since > RATE_NS:
+            self._looked = (now, ticks)
+            self._rate = rate
+        p50, p99 = np.percentile(self._trips_us, [50, 99]) / 1000 if self._trips_us else (0.0, 0.0)
+        age = 0 if step is None else int(step["age_ns"]) // 1_000_000
+        told = f"  {self.reason}" if self.state in (State.IDLE, State.STOPPED) and self.reason else ""
+        return (
+            f"{self.state.name:<11} {self._rate:4.0f} Hz  observation {age:3d} ms old  "
+            f"latency {p50:.0f} / {p99:.0f} ms (p50 / p99)  {int(status['interventions'])} interventions  {int(status['missed'])} ticks missed{told}"
+        )
 
     def begin(self, task: Task, *, seed: int = 0, timeout_s: float = 10.0) -> None:
         """Begin an episode at the server; raises `UnderstudyError` with the reason when it does not answer in time."""

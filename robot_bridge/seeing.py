@@ -67,6 +67,16 @@ class Gaze:
         return ""
 
 
+def resized(image: Image, like: Image) -> Image:
+    """``image`` at the size of ``like`` [H, W, 3]: what a policy does not see need not be sent."""
+    if image.shape == like.shape:
+        return image
+    import cv2
+
+    smaller: Image = cv2.resize(image, like.shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return smaller
+
+
 def thumbnail(image: Image) -> NDArray[np.float32]:
     """Some of the pixels [16, 16, 3]: enough to tell two views apart."""
     rows, columns = (np.linspace(0, size - 1, THUMB).astype(int) for size in image.shape[:2])
@@ -90,7 +100,7 @@ def see(plan: Plan, parent: int) -> None:
                 sleep(0.01)
                 continue
             images, stamp_ns, trouble = _look(cameras.read, gaze, state["joints"])
-            seen = nothing | {f"image_{name}": image for name, image in images.items()}
+            seen = nothing | {name: resized(images[name[6:]], empty) for name, empty in nothing.items() if images}
             where = {"joints": state["joints"], "proprio": state["proprio"]}
             rings["seen"].write(stamp_ns=stamp_ns, trouble=text(trouble, MESSAGE), **where, **seen)
     finally:
