@@ -101,10 +101,9 @@ class Run:
         p50, p99 = np.percentile(self._trips_us, [50, 99]) / 1000 if self._trips_us else (0.0, 0.0)
         age = 0 if step is None else int(step["age_ns"]) // 1_000_000
         told = f"  {self.reason}" if self.state in (State.IDLE, State.STOPPED) and self.reason else ""
-        return (
-            f"{self.state.name:<11} {self._rate:4.0f} Hz  observation {age:3d} ms old  "
-            f"latency {p50:.0f} / {p99:.0f} ms (p50 / p99)  {int(status['interventions'])} interventions  {int(status['missed'])} ticks missed{told}"
-        )
+        late = f"latency {p50:.0f} / {p99:.0f} ms (p50 / p99)"
+        wrong = f"{int(status['interventions'])} interventions  {int(status['missed'])} ticks missed{told}"
+        return f"{self.state.name:<11} {self._rate:4.0f} Hz  observation {age:3d} ms old  {late}  {wrong}"
 
     def begin(self, task: Task, *, seed: int = 0, timeout_s: float = 10.0) -> None:
         """Begin an episode at the server; raises `UnderstudyError` with the reason when it does not answer in time."""

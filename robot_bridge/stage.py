@@ -1,4 +1,4 @@
-"""Where a run takes place: the arm and what sees it; in simulation, the scene too, and who says when the task is done."""
+"""Where a run takes place: the arm and what sees it; in simulation, the scene and a judge too."""
 
 from collections.abc import Mapping
 from importlib import import_module
