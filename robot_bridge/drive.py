@@ -27,8 +27,9 @@ from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import ControlConfig, State
 from robot_bridge.fitting import misfits
 from robot_bridge.keyboard import Keyboard
+from robot_bridge.ledger import Log
 from robot_bridge.plan import Plan
-from robot_bridge.report import Log, write_report
+from robot_bridge.report import write_report
 from robot_bridge.run import Run, run_folder
 from robot_bridge.stage import STAGES, Stage, make_stage
 from robot_bridge.transport import Keys
@@ -168,7 +169,7 @@ def _check_fits(asked: Drive, spec: PolicySpec, stage: Stage) -> None:
 
 
 def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -> Iterator[Driven]:
-    log, views = Log(run.rings, run.plan), None
+    log, views = Log(run.plan, run.rings), None
     if asked.views:
         from robot_bridge.views import Views
 
@@ -188,7 +189,7 @@ def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -
             break
     log.drain()
     if asked.out is not None:
-        logger.info("report: %s", write_report(log, asked.out, checkpoint=str(asked.checkpoint or ""), arm=asked.arm))
+        logger.info("report: %s", write_report(asked.out, log))
 
 
 def _episode(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None, each: Sequence[object]) -> Driven:

@@ -20,7 +20,7 @@ from vla.errors import UnderstudyError
 
 OLD_NS = 300_000_000
 """Age of a picture after which the camera is taken for frozen."""
-MOVED = 0.02
+MOVED = 0.1
 """How far a joint has to move [rad] until a picture that is the same, bit for bit, is no longer believed."""
 THUMB = 16
 
@@ -88,6 +88,8 @@ def see(plan: Plan, parent: int) -> None:
     rings, cameras = plan.rings(), make_cameras(plan.cameras)
     cameras.connect()
     wait_until, gaze, due_ns = make_sleep(), Gaze(), 0
+    gripper = plan.arm_spec.gripper
+    hand = [] if gripper is None else [gripper.index]  # fingers may move unseen
     nothing = {
         f"image_{camera.name}": np.zeros((camera.height, camera.width, 3), "u1") for camera in plan.policy.cameras
     }
@@ -99,7 +101,7 @@ def see(plan: Plan, parent: int) -> None:
             if state is None:
                 sleep(0.01)
                 continue
-            images, stamp_ns, trouble = _look(cameras.read, gaze, state["joints"])
+            images, stamp_ns, trouble = _look(cameras.read, gaze, np.delete(state["joints"], hand))
             seen = nothing | {name: resized(images[name[6:]], empty) for name, empty in nothing.items() if images}
             where = {"joints": state["joints"], "proprio": state["proprio"]}
             rings["seen"].write(stamp_ns=stamp_ns, trouble=text(trouble, MESSAGE), **where, **seen)

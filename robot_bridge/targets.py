@@ -22,17 +22,26 @@ EDGE_M = 0.002
 class Targets(Protocol):
     """Targets [D] of actions [A]."""
 
+    hurry: float
+    """times the arm's own speed that a target may ask for before it is a jump, and not only a fast move"""
+
     def begin(self, joints: Joints) -> None:
         """Start from ``joints`` [D]."""
         ...
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
-        """Where ``action`` leads, when the arm is at ``measured`` [D]; ``peek``: without taking the step."""
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
+        """Where ``action`` leads from the last step taken, when the arm is at ``measured`` [D]."""
+        ...
+
+    def take(self) -> None:
+        """Take the step that `next` answered last."""
         ...
 
 
 class JointTargets:
     """``joint_position``: an action is a target."""
+
+    hurry = 1.0
 
     def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> None:
         self._action, self._arm, self._kinematics = action, arm, kinematics
@@ -40,12 +49,15 @@ class JointTargets:
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
         """See `Targets`; raises `RefusedError` for joints that bring the tool out of the workspace."""
         joints = with_gripper(action.astype(np.float64), action, self._action, self._arm)
-        if self._kinematics is not None and self._arm.workspace is not None and not peek:
+        if self._kinematics is not None and self._arm.workspace is not None:
             self._check_inside(self._kinematics.forward(joints).position, self._kinematics.forward(measured).position)
         return joints
+
+    def take(self) -> None:
+        """See `Targets`."""
 
     def _check_inside(self, position: Joints, here: Joints) -> None:
         """A tool that is outside already may come nearer."""
@@ -62,7 +74,10 @@ class ToolTargets:
     """``ee_delta`` and ``ee_pose``: x, y, z [m], then, if there are three more, a rotation vector [rad].
 
     A rotation vector of a delta turns in the base's frame; without one the tool keeps the orientation it began with.
+    A tool that moves as fast as its actions may asks single joints for more than their speed: they are slowed down.
     """
+
+    hurry = 4.0
 
     def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics) -> None:
         self._action, self._arm, self._kinematics = action, arm, kinematics
@@ -75,10 +90,9 @@ class ToolTargets:
 
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
-        self._pose = self._kinematics.forward(joints)
-        self._last = joints
+        self._asked = self._pose, self._last = self._kinematics.forward(joints), joints
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
         """See `Targets`."""
         moved = action[self._moving].astype(np.float64)
         if self._action.kind == "ee_delta":
@@ -90,9 +104,12 @@ class ToolTargets:
             turned = rotated(np.array([1.0, 0, 0, 0]), moved[3:]) if len(moved) == 6 else self._pose.quaternion
         pose = Pose(np.clip(position, self._low, self._high), turned)
         joints = with_gripper(self._kinematics.inverse(pose, self._last), action, self._action, self._arm)
-        if not peek:
-            self._pose, self._last = pose, joints
+        self._asked = pose, joints
         return joints
+
+    def take(self) -> None:
+        """See `Targets`."""
+        self._pose, self._last = self._asked
 
 
 def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> Targets:

@@ -20,6 +20,7 @@ import mujoco
 import numpy as np
 
 from robot_bridge.arms.arm import ArmSpec, ArmState, Limits
+from robot_bridge.loop import be_prompt
 from robot_bridge.rings import Field, Ring, text
 from robot_bridge.safety import Governor
 from sim.tasks.tabletop import FINGER_TRAVEL, WORKSPACE_HIGH, WORKSPACE_LOW, TabletopSuite
@@ -43,7 +44,7 @@ SPEC = ArmSpec(
         velocity=(*(2.175,) * 4, *(2.61,) * 3, 6.0),
         acceleration=(*(10.0,) * 7, 60.0),
         jerk=(*(1000.0,) * 7, 6000.0),
-        lag=(*(0.25,) * 7, 2.0),
+        lag=(*(0.3,) * 4, *(0.4,) * 3, 2.0),
     ),
     rate_hz=RATE_HZ,
     proprio_names=("ee_x", "ee_y", "ee_z", "gripper_opening"),
@@ -129,7 +130,7 @@ class ArmPhysics:
 
     def command(self, joints: np.ndarray, stamp_ns: int) -> None:
         """A setpoint [8] from the driver, which sent it at ``stamp_ns``."""
-        since = max(1e-9 * (stamp_ns - self._sent_ns), 1 / RATE_HZ)
+        since = np.clip(1e-9 * (stamp_ns - self._sent_ns), 1 / RATE_HZ, 2 / RATE_HZ)
         if self.faults.deaf or np.abs(joints - self._told).max() > FASTEST * since:
             self.ignored += 1
             return
@@ -238,6 +239,7 @@ def _run(folder: Path, owner: int) -> None:
     """The process: keeps up with real time, and ends when its owner has gone."""
     rings, physics, episode = open_rings(folder), None, 0
     tick_ns, due_ns = round(1e9 / RATE_HZ), monotonic_ns()
+    be_prompt()  # an arm's own computer does not share its core either
     while os.getppid() == owner:
         scene = rings["scene"].newest()
         if scene is not None and int(scene["episode"]) != episode:
