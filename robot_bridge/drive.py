@@ -12,7 +12,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from robot_bridge.report import write_report
 from robot_bridge.run import Run, run_folder
 from robot_bridge.stage import STAGES, Stage, make_stage
 from robot_bridge.transport import Keys
+from robot_bridge.views import Views
 from vla.errors import UnderstudyError, unknown
 from vla.types import PolicySpec, Task
 
@@ -169,11 +170,7 @@ def _check_fits(asked: Drive, spec: PolicySpec, stage: Stage) -> None:
 
 
 def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -> Iterator[Driven]:
-    log, views = Log(run.plan, run.rings), None
-    if asked.views:
-        from robot_bridge.views import Views
-
-        views = Views(run)
+    log, views = Log(run.plan, run.rings), Views(run) if asked.views else None
     for number in range(asked.episodes):
         if number:
             stage.begin(number)
@@ -181,7 +178,7 @@ def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -
         if not instruction and asked.replay is None:
             raise UnderstudyError('say what to do: --instruction "lift the red cube"')
         run.begin(Task(instruction), seed=asked.seed + number, timeout_s=SERVING_S)
-        ended = _episode(asked, run, stage, keyboard, [log.drain, *([views.show] if views else [])])
+        ended = _episode(asked, run, stage, keyboard, log, views)
         sys.stderr.write("\n")
         logger.info("episode %d: %s after %.1f s%s", number, _verdict(ended), ended.seconds, _why(ended))
         yield ended
@@ -192,7 +189,7 @@ def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -
         logger.info("report: %s", write_report(asked.out, log))
 
 
-def _episode(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None, each: Sequence[object]) -> Driven:
+def _episode(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None, log: Log, views: Views | None) -> Driven:
     """One episode: armed, watched, ended by success, by time, by a stop."""
     at_once = keyboard is None or asked.arm in STAGES
     if at_once:
@@ -201,15 +198,15 @@ def _episode(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None, ea
         sys.stderr.write(f"{keyboard.help}\n")
     began, moved = monotonic(), at_once
     while True:
-        for look in each:
-            assert callable(look)
-            look()
+        log.drain()
+        if views is not None:
+            views.show()
         if keyboard is not None:
             for word in keyboard.read():
                 run.order(word)
         state = run.state
         moved = moved or state is not State.IDLE
-        sys.stderr.write(f"\r{run.line()}\x1b[K")
+        sys.stderr.write(f"\r{log.ledger().line()}\x1b[K")
         if not moved:
             began = monotonic()
         over = monotonic() - began > asked.seconds or (keyboard is not None and keyboard.left)

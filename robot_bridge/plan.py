@@ -100,6 +100,13 @@ class Plan:
                 ],
                 4,
             ),
+            "recorder": (
+                [
+                    *(stamp, ("episode", "<i8"), ("frames", "<i8"), ("dropped", "<i8"), ("saved", "<i8")),
+                    *(("waiting", "<i8"), ("trouble", f"S{MESSAGE}")),
+                ],
+                4,
+            ),
         }
 
     def rings(self, *, make: bool = False) -> dict[str, Ring]:

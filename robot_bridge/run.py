@@ -12,18 +12,16 @@ import os
 import shutil
 import signal
 import tempfile
-from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 from typing import Any, Self
 
-import numpy as np
-
-from robot_bridge import asking, loop, replaying, seeing
+from robot_bridge import asking, loop, recorder, replaying, seeing
 from robot_bridge.control import State
 from robot_bridge.orders import SOCKET, give_order, runs_folder
 from robot_bridge.plan import INSTRUCTION, Plan
@@ -32,7 +30,8 @@ from vla.errors import UnderstudyError
 from vla.types import Task
 
 STARTING_S = 60.0
-RATE_NS = 500_000_000
+RECORDER = "recorder"
+"""The one process that the arm can do without."""
 
 
 def run_folder() -> Path:
@@ -45,11 +44,12 @@ class Run:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.rings = plan, plan.rings(make=True)
-        self._episode, self._rate, self._looked = 0, 0.0, (0, 0)
-        self._trips_us: deque[int] = deque(maxlen=200)
+        self._episode = 0
         context = mp.get_context("spawn")
         targets: dict[str, Callable[[Plan, int], None]] = {"control": loop.control, "seeing": seeing.see}
         targets["asking"] = asking.ask if plan.actions is None else replaying.replay
+        if plan.record is not None:
+            targets[RECORDER] = partial(recorder.record, out=plan.record)
         self.processes: dict[str, BaseProcess] = {
             name: context.Process(target=_quiet, args=(target, plan, os.getpid()), name=name, daemon=True)
             for name, target in targets.items()
@@ -86,24 +86,6 @@ class Run:
         link = self.rings["link"].newest()
         found = self.status["reason"] or (link["trouble"] if link is not None else b"")
         return str(found.decode(errors="replace"))
-
-    def line(self) -> str:
-        """How it goes, for people to read while it does."""
-        status, step = self.status, self.rings["steps"].newest()
-        trips = [int(chunk["round_trip_us"]) for chunk in self.rings["chunks"].since(0)[0]]
-        self._trips_us.extend(trips[-1:])
-        ticks, now = int(status["ticks"]), int(status["stamp_ns"])
-        since, before = self._looked
-        rate = (ticks - before) / max(1e-9 * (now - since), 1e-3) if since else 0.0
-        if now - since > RATE_NS:
-            self._looked = (now, ticks)
-            self._rate = rate
-        p50, p99 = np.percentile(self._trips_us, [50, 99]) / 1000 if self._trips_us else (0.0, 0.0)
-        age = 0 if step is None else int(step["age_ns"]) // 1_000_000
-        told = f"  {self.reason}" if self.state in (State.IDLE, State.STOPPED) and self.reason else ""
-        late = f"latency {p50:.0f} / {p99:.0f} ms (p50 / p99)"
-        wrong = f"{int(status['interventions'])} interventions  {int(status['missed'])} ticks missed{told}"
-        return f"{self.state.name:<11} {self._rate:4.0f} Hz  observation {age:3d} ms old  {late}  {wrong}"
 
     def begin(self, task: Task, *, seed: int = 0, timeout_s: float = 10.0) -> None:
         """Begin an episode at the server; raises `UnderstudyError` with the reason when it does not answer in time."""
@@ -156,10 +138,12 @@ class Run:
                 process.join(2.0)
                 process.kill()
         shutil.rmtree(self.plan.folder, ignore_errors=True)
+        if self.plan.record is not None:
+            recorder.save_finished(self.plan.record)
 
     def _check_alive(self) -> None:
         for name, process in self.processes.items():
-            if not process.is_alive():
+            if not process.is_alive() and name != RECORDER:
                 raise UnderstudyError(f"the process {name} has ended (code {process.exitcode}): {self._last_words()}")
 
     def _last_words(self) -> str:
@@ -178,7 +162,7 @@ def _quiet(target: Callable[[Plan, int], None], plan: Plan, parent: int) -> None
     try:
         target(plan, parent)
     except UnderstudyError as error:
-        raise SystemExit(f"{target.__name__}: {error}") from error
+        raise SystemExit(f"{mp.current_process().name}: {error}") from error
 
 
 def planned(plan: Plan) -> Plan:
