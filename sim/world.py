@@ -20,6 +20,7 @@ import mujoco
 import numpy as np
 
 from robot_bridge.arms.arm import ArmSpec, ArmState, Limits
+from robot_bridge.loop import be_prompt
 from robot_bridge.rings import Field, Ring, text
 from robot_bridge.safety import Governor
 from sim.tasks.tabletop import FINGER_TRAVEL, WORKSPACE_HIGH, WORKSPACE_LOW, TabletopSuite
@@ -230,6 +231,7 @@ def open_rings(folder: Path, *, make: bool = False) -> dict[str, Ring]:
 
 def _run(folder: Path, owner: int) -> None:
     """The process: keeps up with real time, and ends when its owner has gone."""
+    be_prompt()  # an arm's own computer waits for nobody else's work
     rings, physics, episode = open_rings(folder), None, 0
     tick_ns, due_ns = round(1e9 / RATE_HZ), monotonic_ns()
     while os.getppid() == owner:
