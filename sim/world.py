@@ -237,6 +237,7 @@ def open_rings(folder: Path, *, make: bool = False) -> dict[str, Ring]:
 
 def _run(folder: Path, owner: int) -> None:
     """The process: keeps up with real time, and ends when its owner has gone."""
+    be_prompt()  # an arm's own computer waits for nobody else's work
     rings, physics, episode = open_rings(folder), None, 0
     tick_ns, due_ns = round(1e9 / RATE_HZ), monotonic_ns()
     be_prompt()  # an arm's own computer does not share its core either
