@@ -7,6 +7,7 @@ with Run(plan) as run:
 """
 
 import contextlib
+import logging
 import multiprocessing as mp
 import os
 import shutil
@@ -28,6 +29,8 @@ from robot_bridge.plan import INSTRUCTION, Plan
 from robot_bridge.rings import text
 from vla.errors import UnderstudyError
 from vla.types import Task
+
+logger = logging.getLogger(__name__)
 
 STARTING_S = 60.0
 RECORDER = "recorder"
@@ -139,7 +142,10 @@ class Run:
                 process.kill()
         shutil.rmtree(self.plan.folder, ignore_errors=True)
         if self.plan.record is not None:
-            recorder.save_finished(self.plan.record)
+            try:
+                recorder.save_finished(self.plan.record)
+            except UnderstudyError as error:
+                logger.warning("%s", error)
 
     def _check_alive(self) -> None:
         for name, process in self.processes.items():

@@ -119,13 +119,14 @@ class Stage:
 
 
 @contextmanager
-def staged(address, *, keys=None, name="arm", joint=0, seed=3):
+def staged(address, *, keys=None, name="arm", joint=0, seed=3, cameras=None, record=None):
     """A stage whose run asks at ``address``; the folder of ``sway.py`` must be on the path."""
     world = World("tabletop/touch-red-cube", seed)
     plan = Plan(
         folder=run_folder(),
         arm=Made("sim", {"world": str(world.folder)}),
-        cameras=Made("sway:Camera"),
+        cameras=cameras or Made("sway:Camera"),
+        record=record,
         policy=JOINT_POLICY,
         arm_spec=SPEC,
         address=address,
