@@ -7,6 +7,7 @@ The physics run in real time in the process of `sim.world.World`. Without a worl
 table top's arm or, with ``model="panda"``, ``"ur5e"`` or ``"so101"``, of an arm of `sim.arm_models`.
 """
 
+from functools import cached_property
 from pathlib import Path
 from time import monotonic_ns
 
@@ -30,26 +31,27 @@ class SimArm:
     def __init__(self, world: str | Path = "", *, task: str = "", seed: int = 0, model: str = TABLETOP) -> None:
         """``world``: folder of a `World`; without one, the arm makes its own with ``model``, ``task`` and ``seed``."""
         self._folder, self._task, self._seed = str(world), task, seed
-        self._stage = _stage(Path(world)) if world else Stage.of(model)
-        self.spec = self._stage.spec
+        self.stage = _stage(Path(world)) if world else Stage.of(model)
+        self.spec = self.stage.spec
         self._own: World | None = None
         self._rings: dict[str, Ring] | None = None
-        self._kinematics: SimKinematics | None = None
 
-    @property
+    @cached_property
     def kinematics(self) -> "SimKinematics | None":
-        """See `robot_bridge.arms.arm.Arm`."""
-        return self._kinematics
+        """See `robot_bridge.arms.arm.Arm`; ``None`` for an arm of fewer than six joints."""
+        return make_kinematics(self.stage)
 
     def connect(self) -> None:
         """See `robot_bridge.arms.arm.Arm`."""
         if self._rings is not None:
             return
         if not self._folder:
-            self._own = World(self._task, self._seed, model=self._stage.model)
+            self._own = World(self._task, self._seed, model=self.stage.model)
         folder = self._own.folder if self._own else Path(self._folder)
-        stage = _stage(folder)
-        self._rings, self._kinematics = open_rings(folder, stage.spec), make_kinematics(stage)
+        if _stage(folder) != self.stage:
+            raise ArmError(f"the world at {folder} is of another arm now: make this one anew")
+        self._rings = open_rings(folder, self.spec)
+        _ = self.kinematics  # made now, so that nobody waits for it later
         self.command(self.state().joints.clip(self.spec.limits.low, self.spec.limits.high))
 
     def state(self) -> ArmState:
