@@ -14,13 +14,14 @@ import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 from typing import Any, Self
 
-from robot_bridge import asking, loop, replaying, seeing
+from robot_bridge import asking, loop, recorder, replaying, seeing
 from robot_bridge.control import State
 from robot_bridge.orders import SOCKET, give_order, runs_folder
 from robot_bridge.plan import INSTRUCTION, Plan
@@ -29,6 +30,8 @@ from vla.errors import UnderstudyError
 from vla.types import Task
 
 STARTING_S = 60.0
+RECORDER = "recorder"
+"""The one process that the arm can do without."""
 
 
 def run_folder() -> Path:
@@ -45,6 +48,8 @@ class Run:
         context = mp.get_context("spawn")
         targets: dict[str, Callable[[Plan, int], None]] = {"control": loop.control, "seeing": seeing.see}
         targets["asking"] = asking.ask if plan.actions is None else replaying.replay
+        if plan.record is not None:
+            targets[RECORDER] = partial(recorder.record, out=plan.record)
         self.processes: dict[str, BaseProcess] = {
             name: context.Process(target=_quiet, args=(target, plan, os.getpid()), name=name, daemon=True)
             for name, target in targets.items()
@@ -133,10 +138,12 @@ class Run:
                 process.join(2.0)
                 process.kill()
         shutil.rmtree(self.plan.folder, ignore_errors=True)
+        if self.plan.record is not None:
+            recorder.save_finished(self.plan.record)
 
     def _check_alive(self) -> None:
         for name, process in self.processes.items():
-            if not process.is_alive():
+            if not process.is_alive() and name != RECORDER:
                 raise UnderstudyError(f"the process {name} has ended (code {process.exitcode}): {self._last_words()}")
 
     def _last_words(self) -> str:
@@ -155,7 +162,7 @@ def _quiet(target: Callable[[Plan, int], None], plan: Plan, parent: int) -> None
     try:
         target(plan, parent)
     except UnderstudyError as error:
-        raise SystemExit(f"{target.__name__}: {error}") from error
+        raise SystemExit(f"{mp.current_process().name}: {error}") from error
 
 
 def planned(plan: Plan) -> Plan:

@@ -18,7 +18,7 @@ from robot_bridge.arms.arm import ArmError, ArmState, Joints, Pose, setpoint
 from robot_bridge.rings import Ring
 from sim.firmware import Scene
 from sim.mechanism import DAMPING, NEAR_M, ROUNDS
-from sim.scenes import SPEC, TABLETOP, Stage, TabletopScene
+from sim.scenes import SPEC, TABLETOP, Setting, TabletopScene
 from sim.world import World, open_rings
 from vla.errors import UnderstudyError
 
@@ -31,24 +31,24 @@ class SimArm:
     def __init__(self, world: str | Path = "", *, task: str = "", seed: int = 0, model: str = TABLETOP) -> None:
         """``world``: folder of a `World`; without one, the arm makes its own with ``model``, ``task`` and ``seed``."""
         self._folder, self._task, self._seed = str(world), task, seed
-        self.stage = _stage(Path(world)) if world else Stage.of(model)
-        self.spec = self.stage.spec
+        self.setting = _setting(Path(world)) if world else Setting.of(model)
+        self.spec = self.setting.spec
         self._own: World | None = None
         self._rings: dict[str, Ring] | None = None
 
     @cached_property
     def kinematics(self) -> "SimKinematics | None":
         """See `robot_bridge.arms.arm.Arm`; ``None`` for an arm of fewer than six joints."""
-        return make_kinematics(self.stage)
+        return make_kinematics(self.setting)
 
     def connect(self) -> None:
         """See `robot_bridge.arms.arm.Arm`."""
         if self._rings is not None:
             return
         if not self._folder:
-            self._own = World(self._task, self._seed, model=self.stage.model)
+            self._own = World(self._task, self._seed, model=self.setting.model)
         folder = self._own.folder if self._own else Path(self._folder)
-        if _stage(folder) != self.stage:
+        if _setting(folder) != self.setting:
             raise ArmError(f"the world at {folder} is of another arm now: make this one anew")
         self._rings = open_rings(folder, self.spec)
         _ = self.kinematics  # made now, so that nobody waits for it later
@@ -117,9 +117,9 @@ class SimKinematics:
         return joints
 
 
-def make_kinematics(stage: Stage) -> SimKinematics | None:
-    """Of the stage's arm; ``None`` for one of fewer than six joints, which cannot hold its tool as it likes."""
-    scene = stage.scene()
+def make_kinematics(setting: Setting) -> SimKinematics | None:
+    """Of the setting's arm; ``None`` for one of fewer than six joints, which cannot hold its tool as it likes."""
+    scene = setting.scene()
     return SimKinematics(scene) if len(scene.mechanism.angles) >= 6 else None
 
 
@@ -133,9 +133,9 @@ class SimCameras:
 
     def connect(self) -> None:
         """See `robot_bridge.arms.arm.Cameras`."""
-        stage = _stage(self._folder)
-        self._rings = open_rings(self._folder, stage.spec)
-        self._scene, self._episode = stage.scene(image_size=self._size, cameras=self._names), 0
+        setting = _setting(self._folder)
+        self._rings = open_rings(self._folder, setting.spec)
+        self._scene, self._episode = setting.scene(image_size=self._size, cameras=self._names), 0
 
     def read(self) -> tuple[dict[str, np.ndarray], int]:
         """See `robot_bridge.arms.arm.Cameras`."""
@@ -157,8 +157,8 @@ class SimCameras:
         self._scene = None
 
 
-def _stage(folder: Path) -> Stage:
+def _setting(folder: Path) -> Setting:
     try:
-        return Stage.read(folder)
+        return Setting.read(folder)
     except UnderstudyError as error:
         raise ArmError(str(error)) from error

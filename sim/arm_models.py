@@ -37,7 +37,7 @@ PANDA = Limits(
     velocity=(*(2.175,) * 4, *(2.61,) * 3, 6.0),
     acceleration=(*(10.0,) * 7, 60.0),
     jerk=(*(1000.0,) * 7, 6000.0),
-    lag=(*(0.25,) * 7, 2.0),
+    lag=(*(0.3,) * 4, *(0.4,) * 3, 2.0),
 )
 """Franka Panda: the maker's joint ends and velocities (less than its 15…20 rad/s² and 7500…15000 rad/s³ at the joints);
 the gripper is a fraction of its opening, and may be blocked by what it holds."""
@@ -105,7 +105,7 @@ def _servos(name: str, low: tuple[float, ...], high: tuple[float, ...]) -> ArmSp
     """LeRobot's names of the joints, rate and speeds as of its real arms here; ends [rad] as the file has them."""
     limits = Limits((*low, 0.0), (*high, 1.0), (2.0,) * 6, (10.0,) * 6, (100.0,) * 6, (*(0.35,) * 5, 1.5))
     joints, gripper = (*SERVOS, "gripper"), Gripper(5, open=1.0, closed=0.0)
-    return ArmSpec(name, joints, limits, 50.0, proprio_names=joints, gripper=gripper, watchdog_s=0.2)
+    return ArmSpec(name, joints, limits, 50.0, proprio_names=joints, gripper=gripper, watchdog_s=0.1)
 
 
 def _so101() -> tuple[ArmModel, ...]:

@@ -70,8 +70,8 @@ class Firmware:
         self.scene, self.spec, self.mechanism = scene, scene.spec, scene.mechanism
         limits = self.spec.limits
         self._watchdog_ns = int(1e9 * (self.spec.watchdog_s if watchdog_s is None else watchdog_s))
-        self._brakes = Governor(limits, TICK_HZ)
-        self._low, self._high, self._fastest = map(np.asarray, (limits.low, limits.high, limits.velocity))
+        self._drives = Governor(limits, TICK_HZ)
+        self._fastest = np.asarray(limits.velocity)
         self.faults = Faults()
         self.reset(task, seed, now_ns)
 
@@ -80,8 +80,9 @@ class Firmware:
         self.scene.reset(task, seed)
         self.now_ns = self._heard_ns = self._sent_ns = now_ns
         self._random = np.random.default_rng(seed)
-        self.setpoint = np.clip(self.joints, self._low, self._high)
-        self._velocity = np.zeros(len(self.setpoint))
+        self._drives.reset(self.joints)
+        self.setpoint = self._told = self._drives.position
+        self._speed = np.zeros(len(self.setpoint))
         self.ticks, self.ignored, self.braking = 0, 0, False
         """whether the firmware brakes, or holds after it has"""
         self._past: deque[ArmState] = deque(maxlen=200)
@@ -99,27 +100,32 @@ class Firmware:
 
     def command(self, joints: np.ndarray, stamp_ns: int) -> None:
         """A setpoint [D] from the driver, which sent it at ``stamp_ns``."""
-        since = max(1e-9 * (stamp_ns - self._sent_ns), 1 / self.spec.rate_hz)
-        if self.faults.deaf or np.abs(joints - self.setpoint).max() > FASTEST * since:
+        usual = 1 / self.spec.rate_hz
+        since = np.clip(1e-9 * (stamp_ns - self._sent_ns), usual, 2 * usual)
+        if self.faults.deaf or np.abs(joints - self._told).max() > FASTEST * since:
             self.ignored += 1
             return
-        self._velocity = np.clip((joints - self.setpoint) / since, -self._fastest, self._fastest)
-        self.setpoint, self._sent_ns, self._heard_ns, self.braking = joints, stamp_ns, self.now_ns, False
+        self._speed = np.clip((joints - self._told) / since, -self._fastest, self._fastest)
+        self._told, self._sent_ns, self._heard_ns, self.braking = joints, stamp_ns, self.now_ns, False
 
     def brake(self) -> None:
         """Brake by the firmware's own means, until the next setpoint."""
-        if not self.braking:
-            self._brakes.reset(self.setpoint, self._velocity)
         self.braking = True
 
     def advance(self, seconds: float) -> None:
-        """Let time pass: one tick of the firmware, and the physics under it."""
-        if self.now_ns - self._heard_ns > self._watchdog_ns:
-            self.brake()
-        if self.braking:
-            self.setpoint = self._brakes.brake()
-            self._velocity = self._brakes.velocity
-        self.mechanism.drive(self.setpoint + self.mechanism.lag_s * self._velocity)
+        """Let time pass: one tick of the firmware, and the physics under it.
+
+        Between two setpoints the firmware goes straight on, and it limits what it is told as it limits itself.
+        """
+        silent_ns = self.now_ns - self._heard_ns
+        if self.braking or silent_ns > self._watchdog_ns:
+            self.braking = True
+            self.setpoint = self._drives.brake()
+            self._told, self._speed = self.setpoint, self._drives.velocity
+        else:
+            ahead = 1e-9 * silent_ns * self._speed
+            self.setpoint = self._drives.towards(self._told + ahead, self._speed)
+        self.mechanism.drive(self.setpoint + self.mechanism.lag_s * self._drives.velocity)
         self.mechanism.step(round(seconds / PHYSICS_S), stuck=self.faults.stuck)
         self.now_ns += round(1e9 * seconds)
         self.ticks += 1

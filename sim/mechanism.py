@@ -15,7 +15,8 @@ import numpy as np
 
 from vla.errors import UnderstudyError
 
-ROUNDS = 30
+ROUNDS = 6
+"""More would wander off where a pose cannot be reached."""
 NEAR_M = 1e-4
 DAMPING = 1e-4
 

@@ -164,7 +164,7 @@ def _cameras(robot: Robot, arm: Arm, side: Side) -> list[CameraSpec] | None:
     if not isinstance(arm, SimArm):
         return None
     size = next((camera.height for camera in side.cameras), 64)
-    return [CameraSpec(name, size, size) for name in _names(arm.stage.scene().mechanism.model)]
+    return [CameraSpec(name, size, size) for name in _names(arm.setting.scene().mechanism.model)]
 
 
 def _names(model: Any) -> Iterator[str]:

@@ -71,7 +71,7 @@ class TabletopScene:
 
 
 @dataclass(frozen=True)
-class Stage:
+class Setting:
     """Which scene it is, so that every process of a world makes the same; ``file``: of the arm's model, if it has one.
 
     Written into the world's folder.
@@ -81,21 +81,21 @@ class Stage:
     file: str = ""
 
     @classmethod
-    def of(cls, model: str) -> "Stage":
+    def of(cls, model: str) -> "Setting":
         """By name; raises `UnderstudyError` when its file is not there."""
         return cls(model) if model == TABLETOP else cls(model, str(found_model(model)[1]))
 
     @classmethod
-    def read(cls, folder: Path) -> "Stage":
+    def read(cls, folder: Path) -> "Setting":
         """Of the world that lives in ``folder``."""
-        file = folder / "stage.json"
+        file = folder / "setting.json"
         if not file.exists():
             raise UnderstudyError(f"there is no simulated world at {folder}: has the process that made it ended?")
         return cls(**json.loads(file.read_text()))
 
     def write(self, folder: Path) -> None:
         """For `read`."""
-        (folder / "stage.json").write_text(json.dumps(asdict(self)))
+        (folder / "setting.json").write_text(json.dumps(asdict(self)))
 
     @property
     def spec(self) -> ArmSpec:

@@ -2,7 +2,7 @@
 
     world ── scene, faults ──► `sim.firmware` over MuJoCo ── state, pose, motion ──► drivers, cameras
 
-What it shares with others lies in a folder: one ring for each direction, and ``stage.json``, which says what to make.
+What it shares with others lies in a folder: one ring for each direction, and ``setting.json``, which says what to make.
 """
 
 import multiprocessing as mp
@@ -16,9 +16,10 @@ from time import monotonic_ns, sleep
 import numpy as np
 
 from robot_bridge.arms.arm import ArmSpec
+from robot_bridge.loop import be_prompt
 from robot_bridge.rings import Field, Ring, text
 from sim.firmware import TICK_HZ, Faults, Firmware
-from sim.scenes import SPEC, TABLETOP, Stage, TabletopScene
+from sim.scenes import SPEC, TABLETOP, Setting, TabletopScene
 from sim.tasks.tabletop import TabletopSuite
 from vla.errors import UnderstudyError
 
@@ -64,11 +65,11 @@ class World:
 
     def __init__(self, task: str = "", seed: int = 0, *, model: str = TABLETOP) -> None:
         """``model``: ``tabletop``, or one of `sim.arm_models.MODELS`, which stands alone and has no ``task``."""
-        self.stage = Stage.of(model)
+        self.setting = Setting.of(model)
         shm = Path("/dev/shm")  # noqa: S108 a folder of our own is made in it
         self.folder = Path(tempfile.mkdtemp(prefix="understudy-world-", dir=shm if shm.is_dir() else None))
-        self.stage.write(self.folder)
-        self.rings = open_rings(self.folder, self.stage.spec, make=True)
+        self.setting.write(self.folder)
+        self.rings = open_rings(self.folder, self.setting.spec, make=True)
         self._faults, self._episode = self.rings["faults"], 0
         self.inject()
         self._process = mp.get_context("spawn").Process(target=_run, args=(self.folder, os.getpid()), daemon=True)
@@ -93,7 +94,7 @@ class World:
 
     def reset(self, task: str, seed: int, *, timeout_s: float = 30.0) -> None:
         """Lay out a scene; returns when it stands. Without a ``task`` the table top has its first one."""
-        task = task or (TASK if self.stage.model == TABLETOP else "")
+        task = task or (TASK if self.setting.model == TABLETOP else "")
         self._episode += 1
         self.rings["scene"].write(episode=self._episode, task=text(task, 80), seed=seed)
         until = monotonic_ns() + int(1e9 * timeout_s)
@@ -102,7 +103,7 @@ class World:
             if newest is not None and int(newest["episode"]) == self._episode:
                 return
             sleep(0.01)
-        raise UnderstudyError(f"the simulated arm's process does not lay out {task or self.stage}: see above")
+        raise UnderstudyError(f"the simulated arm's process does not lay out {task or self.setting}: see above")
 
     def inject(self, **faults: object) -> None:
         """Break the arm: fields of `Faults`; nothing given mends it."""
@@ -128,15 +129,16 @@ def open_rings(folder: Path, spec: ArmSpec, *, make: bool = False) -> dict[str, 
 
 def _run(folder: Path, owner: int) -> None:
     """The process: keeps up with real time, and ends when its owner has gone."""
-    stage = Stage.read(folder)
-    rings, physics, episode = open_rings(folder, stage.spec), None, 0
+    setting = Setting.read(folder)
+    rings, physics, episode = open_rings(folder, setting.spec), None, 0
     tick_ns, due_ns = round(1e9 / TICK_HZ), monotonic_ns()
+    be_prompt()  # an arm's own computer does not share its core either
     while os.getppid() == owner:
         scene = rings["scene"].newest()
         if scene is not None and int(scene["episode"]) != episode:
             task, seed, episode = scene["task"].decode(), int(scene["seed"]), int(scene["episode"])
             if physics is None:
-                physics = Firmware(stage.scene(), task, seed, now_ns=monotonic_ns())
+                physics = Firmware(setting.scene(), task, seed, now_ns=monotonic_ns())
             physics.reset(task, seed, monotonic_ns())
             heard, due_ns = rings["command"].written, physics.now_ns
         if physics is None:

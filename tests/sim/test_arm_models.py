@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 from robot_bridge.arms.arm import ArmError, make_arm
+from robot_bridge.arms.ur import JOINTS as UR
+from robot_bridge.fitting import misfits
 from robot_bridge.safety import Governor
 from sim.arm import SimArm, SimCameras, SimKinematics, make_kinematics
 from sim.arm_models import MODELS, TOOL, BareScene, furnished
 from sim.firmware import Faults, Firmware
-from sim.scenes import SPEC, Stage
+from sim.scenes import SPEC, Setting
+from sim.stage import SimStage
 from sim.world import World
 from vla.errors import UnderstudyError
+from vla.types import ActionSpec, CameraSpec, PolicySpec
 
 TICK_S = 0.002
 
@@ -54,8 +58,8 @@ def moved(firmware, goal, seconds=3.0):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_each_model_goes_where_it_is_sent_and_its_gripper_closes_and_opens(menagerie, name):
-    stage = Stage.of(name)
-    firmware, spec = Firmware(stage.scene(), "", 0), stage.spec
+    setting = Setting.of(name)
+    firmware, spec = Firmware(setting.scene(), "", 0), setting.spec
     assert firmware.joints.shape == (len(spec.joints),)
     assert firmware.state().proprio.shape == (len(spec.proprio_names),)
     goal = firmware.joints + 0.2 * np.sign(np.add(spec.limits.low, spec.limits.high) / 2 - firmware.joints)
@@ -69,11 +73,11 @@ def test_each_model_goes_where_it_is_sent_and_its_gripper_closes_and_opens(menag
 
 def test_the_first_file_that_is_there_counts(menagerie):
     newer, older = (model.spec.embodiment for model in MODELS["so101"])
-    assert Stage.of("so101").spec.embodiment == newer
+    assert Setting.of("so101").spec.embodiment == newer
     (menagerie / MODELS["so101"][0].file).unlink()
-    stage = Stage.of("so101")
-    assert stage.spec.embodiment == older
-    firmware = Firmware(stage.scene(), "", 0)
+    setting = Setting.of("so101")
+    assert setting.spec.embodiment == older
+    firmware = Firmware(setting.scene(), "", 0)
     assert moved(firmware, firmware.joints + 0.05) < 1
 
 
@@ -102,7 +106,7 @@ def test_a_name_that_does_not_exist_and_a_file_that_is_another_are_refused(menag
     ):
         file.write_text(wrong)
         with pytest.raises(UnderstudyError, match=word):
-            Stage.of("ur5e").scene()
+            Setting.of("ur5e").scene()
 
 
 def test_a_panda_is_read_from_a_package_that_is_not_imported(tmp_path, monkeypatch):
@@ -112,16 +116,16 @@ def test_a_panda_is_read_from_a_package_that_is_not_imported(tmp_path, monkeypat
     (package / "assets" / "panda.xml").write_text(toys.panda(torques=True))
     monkeypatch.delenv("MENAGERIE_ROOT", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    stage = Stage.of("panda")
-    assert stage.file == str(package / "assets" / "panda.xml")
-    assert stage.spec.limits == SPEC.limits
+    setting = Setting.of("panda")
+    assert setting.file == str(package / "assets" / "panda.xml")
+    assert setting.spec.limits == SPEC.limits
     assert "gym_hil" not in sys.modules
 
 
 @pytest.mark.skipif(find_spec("gym_hil") is None, reason="gym-hil is not installed")
 def test_the_panda_of_gym_hil_moves(monkeypatch):
     monkeypatch.delenv("MENAGERIE_ROOT", raising=False)
-    firmware = Firmware(Stage.of("panda").scene(), "", 0)
+    firmware = Firmware(Setting.of("panda").scene(), "", 0)
     assert moved(firmware, firmware.joints - np.array([0.2] * 7 + [1.0])) < 1
 
 
@@ -148,7 +152,7 @@ def test_what_a_file_lacks_is_added_and_what_it_has_is_kept(menagerie):
 
 
 def test_the_same_firmware_has_the_same_faults(menagerie):
-    firmware = Firmware(Stage.of("ur5e").scene(), "", 0)
+    firmware = Firmware(Setting.of("ur5e").scene(), "", 0)
     begin = firmware.joints
     firmware.faults = Faults(stuck=2)
     moved(firmware, begin + 0.1, seconds=1.0)
@@ -166,15 +170,15 @@ def test_the_same_firmware_has_the_same_faults(menagerie):
 
 
 def test_a_gripper_that_is_stuck_stays_where_it_is(menagerie):
-    firmware = Firmware(Stage.of("panda").scene(), "", 0)
+    firmware = Firmware(Setting.of("panda").scene(), "", 0)
     firmware.faults = Faults(stuck=7)
     moved(firmware, np.append(firmware.joints[:7], 0.0), seconds=0.5)
     assert firmware.joints[7] == pytest.approx(1.0)
 
 
 def test_kinematics_know_the_tool_and_hold_it_only_with_six_joints(menagerie):
-    assert make_kinematics(Stage.of("so101")) is None
-    scene = Stage.of("ur5e").scene()
+    assert make_kinematics(Setting.of("so101")) is None
+    scene = Setting.of("ur5e").scene()
     scene.reset("", 0)
     kinematics, joints = SimKinematics(scene), scene.mechanism.joints
     np.testing.assert_allclose(kinematics.forward(joints).position, scene.mechanism.tool, atol=1e-9)
@@ -209,3 +213,18 @@ def test_a_world_of_a_model_is_driven_and_seen_from_its_folder(menagerie, monkey
         world.close()
     with pytest.raises(ArmError, match="no simulated world"):
         SimArm(world.folder)
+
+
+def test_a_run_has_such_an_arm_without_a_task_or_a_judge(menagerie):
+    action = ActionSpec("joint_position", UR, (-1.0,) * 6, (1.0,) * 6)
+    policy = PolicySpec((CameraSpec("front", 32, 32),), UR, action, ("instruction",), 1, 4, 2, control_hz=20.0)
+    with pytest.raises(UnderstudyError, match="has no tasks"):
+        SimStage({"model": "ur5e", "task": "tabletop/touch-red-cube"}, policy)
+    stage = SimStage({"model": "ur5e"}, policy)
+    try:
+        arm = make_arm(stage.arm.target, **stage.arm.options)
+        assert misfits(policy, arm.spec, stage.camera_specs, kinematics=arm.kinematics is not None) == []
+        stage.begin(1)
+        assert (stage.instruction, stage.done()) == ("", None)
+    finally:
+        stage.close()
