@@ -26,6 +26,10 @@ from vla.errors import UnderstudyError
 from vla.types import ActionChunk, Observation, PolicySpec, Task
 
 ALIVE_EVERY_NS = 100_000_000
+AGAIN_NS = 300_000_000
+"""Silence after which HELLO and RESET are said again: a connection that breaks takes what was under way with it."""
+RENEW_NS = 1_000_000_000
+"""How long a refused connection is left alone: ZeroMQ tries no other by itself."""
 FROZEN_NS = 400_000_000
 """Silence of a server that is asked whether it lives after which it is taken for dead."""
 
@@ -65,8 +69,6 @@ class Connection:
         self._keys, self._identity = keys, b"r" + os.urandom(15)
         self._context = zmq.Context()
         self._socket: zmq.Socket[Any] = self._made()
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
         self.counts = Counter[str]()
         self.trouble = ""
         """what is wrong now; empty when all is well"""
@@ -81,11 +83,24 @@ class Connection:
     def _made(self) -> zmq.Socket[Any]:
         made = socket(self._context, zmq.DEALER)
         made.setsockopt(zmq.ROUTING_ID, self._identity)  # the same after a reconnect, and hard to guess
-        if self._keys is not None:
-            lock_client(made, self._keys)
-        self._events = Events(made)
+        try:
+            if self._keys is not None:
+                lock_client(made, self._keys)
+        except UnderstudyError:
+            made.close()
+            raise
+        self._events, self._made_ns = Events(made), monotonic_ns()
         made.connect(self.address)
+        self._poller = zmq.Poller()
+        self._poller.register(made, zmq.POLLIN)
         return made
+
+    def _renew(self) -> None:
+        """Try a connection that was refused once more, with the keys as they are now."""
+        events, before = self._events, self._socket
+        self._socket = self._made()
+        events.close()
+        before.close()
 
     @property
     def spec(self) -> PolicySpec:
@@ -104,6 +119,8 @@ class Connection:
 
         Against a server that was started anew this gives a new epoch, and `begin` has to be called again.
         """
+        if self._events.refused:
+            self._renew()
         plain = {"robot": self._robot, "arm": self._arm, "codecs": list(self._codecs)}
         self._request += 1
         asked = Header(Kind.HELLO, request=self._request)
@@ -222,8 +239,13 @@ class Connection:
             self.trouble = ""
         self._stay_alive()
         now = monotonic_ns()
+        if self.trouble.startswith(("epoch", "spec")):
+            return  # nothing that happens to the wire mends that: only `open` does
         if self._events.refused:
             self.trouble = f"refused: {self.address} does not know our key, or is not who it should be"
+            if now - self._made_ns > RENEW_NS:
+                self._renew()
+                self._events.refused = True  # until it is known better
         elif not self._events.connected:
             self.trouble = f"disconnected: {self.address} cannot be reached"
         elif now - self._heard_ns > FROZEN_NS:
@@ -236,17 +258,17 @@ class Connection:
     def _answer_to(
         self, parts: list[wire.Buffer], asked: Header, wanted: Kind, timeout_s: float
     ) -> tuple[Header, dict[str, Any]]:
-        """Send, and wait for the answer to exactly this; raises `BridgeError`."""
+        """Send, again and again, and wait for the answer to exactly this; raises `BridgeError`."""
         until = monotonic_ns() + int(1e9 * timeout_s)
-        sent = False
+        again = 0
         while (left := until - monotonic_ns()) > 0:
             self._events.read()
             if self._events.refused:
                 raise BridgeError("refused", f"{self.address} does not know our key, or is not who it should be")
-            if not sent:
+            if monotonic_ns() > again:
                 try:
                     send(self._socket, parts)
-                    sent = True
+                    again = monotonic_ns() + AGAIN_NS
                 except zmq.ZMQError:
                     self._socket.poll(20, zmq.POLLOUT)
                     continue
@@ -262,6 +284,7 @@ class Connection:
                 self.counts["late_or_unasked"] += header.kind is not Kind.ALIVE
                 continue
             if header.kind is Kind.ERROR:
+                self._complain(header, told)
                 raise BridgeError(str(told.get("code")), f"{self.address}: {told.get('message')}")
             if header.kind is wanted:
                 self._heard_ns, self.trouble = monotonic_ns(), ""

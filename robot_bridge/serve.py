@@ -9,8 +9,9 @@ from types import FrameType
 from typing import Any
 
 from policies.policy import load_policy
+from robot_bridge.brain import Brain, OneByOne
 from robot_bridge.metrics import serve_metrics
-from robot_bridge.server import Brain, OneByOne, PolicyServer
+from robot_bridge.server import PolicyServer
 from robot_bridge.transport import Keys, make_keys
 
 logger = logging.getLogger(__name__)

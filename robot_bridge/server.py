@@ -11,23 +11,33 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, monotonic_ns
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import zmq
 
-from policies.policy import Policy, Underway
+from policies.policy import Policy
 from robot_bridge import wire
-from robot_bridge.transport import Keys, lock_server, only_known, pipe, receive, refuse_in_the_open, send, socket
+from robot_bridge.brain import Brain, OneByOne, check_chunk
+from robot_bridge.transport import (
+    Events,
+    Keys,
+    lock_server,
+    only_known,
+    pipe,
+    receive,
+    refuse_in_the_open,
+    send,
+    socket,
+)
 from robot_bridge.wire import Codec, Header, Kind, WireError
 from vla.errors import UnderstudyError, first_line
-from vla.types import ActionChunk, Observation, PolicySpec, Task
+from vla.types import Task
 
 logger = logging.getLogger(__name__)
 
@@ -38,39 +48,6 @@ MOST_ROBOTS = 64
 LOOK_NS = 100_000_000
 """How often one looks for robots that fell silent."""
 _COUNTED = {kind: kind.name.lower() for kind in Kind}
-
-
-class Brain(Protocol):
-    """Episodes of one policy side by side."""
-
-    spec: PolicySpec
-
-    def session(self) -> Policy:
-        """A policy that shares the weights and nothing else."""
-        ...
-
-    def infer_together(
-        self, sessions: Sequence[Policy], seen: Sequence[tuple[Observation, Underway | None]]
-    ) -> list[ActionChunk]:
-        """What each session would answer, in one batch."""
-        ...
-
-
-class OneByOne:
-    """A policy that knows no batches as a `Brain`; it serves one robot at a time."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.spec, self._policy = policy.spec, policy
-
-    def session(self) -> Policy:
-        """The policy itself."""
-        return self._policy
-
-    def infer_together(
-        self, sessions: Sequence[Policy], seen: Sequence[tuple[Observation, Underway | None]]
-    ) -> list[ActionChunk]:
-        """One after the other."""
-        return [session.infer(*one) for session, one in zip(sessions, seen, strict=True)]
 
 
 @dataclass
@@ -96,6 +73,10 @@ class Robot:
     waiting: Waiting | None = None
     last: tuple[int, int] = field(default=(0, 0))
     """episode and request of the newest observation"""
+    begun: int = 0
+    """request of the newest RESET"""
+    ready: list[wire.Buffer] | None = None
+    """what it was answered"""
 
 
 class PolicyServer:
@@ -160,6 +141,7 @@ class PolicyServer:
                 only_known(context, self._allowed),
                 pipe() as (bell, self._bell),
                 socket(context, zmq.ROUTER) as router,
+                closing(Events(router, only={"refused"})) as events,
             ):
                 self._bind(router)
                 worker = threading.Thread(target=self._infer)
@@ -167,7 +149,7 @@ class PolicyServer:
                 logger.info("serving at %s, epoch %s", self.address, self.epoch.hex()[:8])
                 try:
                     ready()
-                    self._pass_on(router, bell)
+                    self._pass_on(router, bell, events)
                 finally:
                     self.stop()
                     worker.join()
@@ -184,27 +166,32 @@ class PolicyServer:
             raise UnderstudyError(f"cannot serve at {self._address}: {error}") from error
         self.address = router.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\x00")
 
-    def _pass_on(self, router: zmq.Socket[Any], bell: int) -> None:
+    def _pass_on(self, router: zmq.Socket[Any], bell: int, events: Events) -> None:
         poller, looked = zmq.Poller(), monotonic_ns()
-        poller.register(bell, zmq.POLLIN)
-        poller.register(router, zmq.POLLIN)
+        for one in (bell, router, events.socket):
+            poller.register(one, zmq.POLLIN)
         while not self._stopping:
             for made, _ in poller.poll(100):
                 if made == bell:
                     os.read(bell, 1)
                     self._send(router, self._done.get())
-                    continue
-                first, *parts = receive(router)
-                identity = bytes(first)
-                try:
-                    for answer in self._heard(identity, parts):
-                        self._send(router, [identity, *answer])
-                except WireError as error:
-                    self.counts["refused"] += 1
-                    self._send(router, [identity, *self._error(Header(Kind.ERROR), "message", str(error))])
+                elif made is router:
+                    self._take_in(router)
+                else:
+                    self.counts["refused_connections"] += len(events.read())
             if (now := monotonic_ns()) - looked > LOOK_NS:
                 self._forget_silent(now - LEASE_NS)
                 looked = now
+
+    def _take_in(self, router: zmq.Socket[Any]) -> None:
+        first, *parts = receive(router)
+        identity = bytes(first)
+        try:
+            for answer in self._heard(identity, parts):
+                self._send(router, [identity, *answer])
+        except WireError as error:
+            self.counts["refused"] += 1
+            self._send(router, [identity, *self._error(Header(Kind.ERROR), "message", str(error))])
 
     def _send(self, router: zmq.Socket[Any], parts: list[wire.Buffer]) -> None:
         try:
@@ -234,7 +221,7 @@ class PolicyServer:
         elif header.kind is Kind.BYE:
             del self._robots[identity]
         elif header.kind is Kind.RESET:
-            self._begin(robot, header, wire.unpack_map(_only(parts, 2)[1]))
+            yield from self._begin(robot, header, *_task(wire.unpack_map(_only(parts, 2)[1])))
         elif header.kind is Kind.OBSERVE:
             self._take(robot, Waiting(header, parts[1:], monotonic_ns()))
         else:
@@ -255,12 +242,14 @@ class PolicyServer:
         plain = {"spec": self.brain.spec.to_dict(), "codec": codec, "lease_ns": LEASE_NS}
         return [self._reply(header, Kind.WELCOME), wire.pack_map(plain)]
 
-    def _begin(self, robot: Robot, header: Header, told: dict[str, Any]) -> None:
-        instruction, seed = told.get("instruction"), told.get("seed", 0)
-        if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
+    def _begin(self, robot: Robot, header: Header, task: Task, seed: int) -> Iterator[list[wire.Buffer]]:
+        if header.request <= robot.begun:
+            if header.request == robot.begun and robot.ready is not None:
+                yield robot.ready  # the robot has not heard it
+            return
         with self._lock:
-            robot.task, robot.waiting = (header, Task(instruction), seed), None
+            robot.task, robot.waiting = (header, task, seed), None
+            robot.begun, robot.ready = header.request, None
         self._ring()
 
     def _take(self, robot: Robot, waiting: Waiting) -> None:
@@ -284,7 +273,8 @@ class PolicyServer:
         while not self._stopping:
             tasks, batch = self._next()
             for robot, (header, task, seed) in tasks:
-                self._say(robot, self._reset(robot, header, task, seed))
+                robot.ready = self._reset(robot, header, task, seed)
+                self._say(robot, robot.ready)
             for robot, answer in self._answers(batch):
                 self._say(robot, answer)
 
@@ -356,7 +346,7 @@ class PolicyServer:
             chunks = self.brain.infer_together([robot.session for robot, _, _ in seen], [one for _, _, one in seen])
             shape = (self.brain.spec.pred_horizon, self.brain.spec.action.dim)
             for chunk in chunks:
-                _check_chunk(chunk, shape)
+                check_chunk(chunk, shape)
         except Exception as error:  # noqa: BLE001 as above
             yield from ((robot, self._failed(waiting.header, error)) for robot, waiting, _ in seen)
             return
@@ -387,10 +377,8 @@ def _only(parts: list[wire.Buffer], count: int) -> list[wire.Buffer]:
     return parts
 
 
-def _check_chunk(chunk: ActionChunk, shape: tuple[int, int]) -> None:
-    if chunk.actions.shape != shape or not np.isfinite(chunk.actions).all():
-        raise UnderstudyError(
-            f"the policy answered {chunk.actions.shape}, its spec says {shape}"
-            if chunk.actions.shape != shape
-            else "the policy answered NaN or infinity"
-        )
+def _task(told: dict[str, Any]) -> tuple[Task, int]:
+    instruction, seed = told.get("instruction"), told.get("seed", 0)
+    if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
+    return Task(instruction), seed

@@ -7,7 +7,7 @@ in. Files are those of PyZMQ's certificates: ``robot.key`` may be known, ``robot
 import ipaddress
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ def socket(context: zmq.Context[Any], kind: int) -> zmq.Socket[Any]:
         (zmq.SNDHWM, 2),
         (zmq.RCVHWM, 2),
         (zmq.IMMEDIATE, 1),
+        (zmq.BACKLOG, 1024),
     ):
         made.setsockopt(option, value)
     return made
@@ -182,11 +183,12 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 class Events:
-    """What happens to a socket's connection, as it happens."""
+    """What happens to a socket's connections, as it happens; ``only``: the words that are listened for."""
 
-    def __init__(self, made: zmq.Socket[Any]) -> None:
+    def __init__(self, made: zmq.Socket[Any], only: Collection[str] = frozenset(_TOLD.values())) -> None:
         self._made = made
-        self._monitor = made.get_monitor_socket()
+        mask = sum(event for event, word in _TOLD.items() if word in only)
+        self._monitor: zmq.Socket[Any] = made.get_monitor_socket(mask)
         self.refused = False
         self.connected = False
 
@@ -201,6 +203,11 @@ class Events:
             self.connected = word == "ready" or (self.connected and word != "disconnected")
             self.refused = word == "refused" or (self.refused and word != "ready")
         return told
+
+    @property
+    def socket(self) -> zmq.Socket[Any]:
+        """To be polled: readable when something has happened."""
+        return self._monitor
 
     def close(self) -> None:
         """Stop listening."""

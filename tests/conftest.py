@@ -45,3 +45,37 @@ def run_python():
         return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
     return run
+
+
+FAULTS = 27
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Rows of faults travel with the reports, also from a worker's process."""
+    for item in items:
+        item.user_properties += [("fault", mark.args[0]) for mark in item.iter_markers("fault")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which rows of faults have been tried: a row counts when one of its tests has passed."""
+    rows = {
+        outcome: {
+            row
+            for report in terminalreporter.getreports(outcome)
+            for name, row in report.user_properties
+            if name == "fault"
+        }
+        for outcome in ("passed", "failed", "error", "skipped")
+    }
+    if not any(rows.values()):
+        return
+    bad = rows["failed"] | rows["error"]
+    told = {
+        f"of {FAULTS} tested": rows["passed"] - bad,
+        "failed": bad,
+        "skipped": rows["skipped"] - rows["passed"] - bad,
+    }
+    terminalreporter.write_line(
+        "faults: rows "
+        + "; ".join(f"{what}: {', '.join(map(str, sorted(found))) or 'none'}" for what, found in told.items())
+    )

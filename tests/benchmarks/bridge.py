@@ -44,7 +44,7 @@ RATIOS = {
 
 
 class Constant:
-    """A policy that has its answer at hand, as a `robot_bridge.server.Brain` and as each of its sessions."""
+    """A policy that has its answer at hand, as a `robot_bridge.brain.Brain` and as each of its sessions."""
 
     def __init__(self, cameras: Sequence[str]) -> None:
         names = tuple(f"a{number}" for number in range(ACTIONS.shape[1]))

@@ -14,8 +14,9 @@ import zmq
 from robot_bridge_toys import SPEC, ToyBrain, observation
 
 from policies.policy import Underway
+from robot_bridge.brain import OneByOne
 from robot_bridge.client import BridgeError, Connection, RemotePolicy
-from robot_bridge.server import OneByOne, PolicyServer
+from robot_bridge.server import PolicyServer
 from robot_bridge.transport import Keys, is_local, make_keys, socket
 from robot_bridge.wire import Header, Kind, pack_map
 from vla.errors import UnderstudyError
