@@ -161,7 +161,7 @@ def _spec(asked: Drive, address: str) -> PolicySpec:
 
 def _check_fits(asked: Drive, spec: PolicySpec, stage: Stage) -> None:
     arm = make_arm(stage.arm.target, **stage.arm.options)
-    found = misfits(spec, arm.spec, stage.camera_specs, kinematics=asked.arm in STAGES or arm.kinematics is not None)
+    found = misfits(spec, arm.spec, stage.camera_specs, kinematics=arm.kinematics is not None)
     for one in found:
         logger.warning("%s: %s", one.status, one)
     if any(one.status == "fail" for one in found):

@@ -99,6 +99,16 @@ def alike(one: Side, other: Side) -> list[Fit]:
     ]
 
 
+def in_step(one: PolicySpec, other: PolicySpec, names: tuple[str, str] = ("checkpoint", "server")) -> Fit:
+    """Whether two policies see and answer in the same steps, and are told what to do in the same way."""
+    given, wanted = (
+        f"{spec.obs_horizon} seen, {spec.pred_horizon} answered, {spec.exec_horizon} carried out, by "
+        f"{_listed(spec.accepts)}"
+        for spec in (other, one)
+    )
+    return _said(f"{names[0]} ↔ {names[1]}: horizons", given, wanted, "another checkpoint is served: restart it")
+
+
 def drives(side: Side, arm: ArmSpec, *, kinematics: bool) -> list[Fit]:
     """Whether ``arm`` can carry out the actions of ``side``, and measures what it wants to know."""
     pair, action = f"{side.name} ↔ arm", side.action

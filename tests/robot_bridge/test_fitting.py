@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robot_bridge.arms.arm import ArmSpec, Limits
-from robot_bridge.fitting import Side, alike, drives, gripper_seen, looks, misfits, normalised, of_policy
+from robot_bridge.fitting import Side, alike, drives, gripper_seen, in_step, looks, misfits, normalised, of_policy
 from vla.types import ActionSpec, CameraSpec, Gripper, PolicySpec
 
 JOINTS = ("shoulder", "elbow", "wrist", "gripper")
@@ -160,6 +160,12 @@ def dataset(**changed):
 )
 def test_two_that_mean_different_things_are_told_apart(other, status, about):
     assert only(alike(SIDE, other), status) == [about]
+
+
+def test_a_server_of_another_checkpoint_answers_in_other_steps():
+    assert in_step(SPEC, replace(SPEC, checkpoint="elsewhere")).status == "ok"
+    for other in (replace(SPEC, exec_horizon=2), replace(SPEC, obs_horizon=2), replace(SPEC, accepts=("video",))):
+        assert in_step(SPEC, other).status == "fail"
 
 
 def test_the_frame_counts_for_the_tool_alone():
