@@ -7,12 +7,12 @@ It makes no time of its own, so tests can let it pass as they like.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
-from robot_bridge.arms.arm import ArmSpec, ArmState
+from robot_bridge.arms.arm import ArmSpec, ArmState, Limits
 from robot_bridge.safety import Governor
 from sim.mechanism import Mechanism
 
@@ -21,6 +21,15 @@ TICK_HZ = 500.0
 """Of the firmware, however often it is told something."""
 FASTEST = 20.0
 """Setpoints that imply more than this [rad/s] are ignored, as Universal Robots' controllers do."""
+
+
+def hardware(limits: Limits) -> Limits:
+    """What the arm itself can do: more than setpoints may ask for, so that it can follow those that ask for the most."""
+    faster, harder, jerkier = (
+        tuple(factor * value for value in values)
+        for factor, values in ((1.1, limits.velocity), (1.5, limits.acceleration), (3.0, limits.jerk))
+    )
+    return replace(limits, velocity=faster, acceleration=harder, jerk=jerkier)
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class Firmware:
     def __init__(self, scene: Scene, task: str, seed: int, *, now_ns: int = 0, watchdog_s: float | None = None) -> None:
         """``watchdog_s``: silence after which it brakes, as its spec says unless told."""
         self.scene, self.spec, self.mechanism = scene, scene.spec, scene.mechanism
-        limits = self.spec.limits
+        limits = hardware(self.spec.limits)
         self._watchdog_ns = int(1e9 * (self.spec.watchdog_s if watchdog_s is None else watchdog_s))
         self._drives = Governor(limits, TICK_HZ)
         self._fastest = np.asarray(limits.velocity)

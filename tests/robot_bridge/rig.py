@@ -10,6 +10,7 @@ import numpy as np
 
 from robot_bridge.control import Controller, Link, State
 from sim.arm import SimKinematics
+from sim.firmware import hardware
 from sim.world import SPEC, ArmPhysics
 from vla.types import ActionChunk, ActionSpec, CameraSpec, Gripper, PolicySpec
 
@@ -127,7 +128,7 @@ def check_motion(joints, velocity, setpoints, *, dt=0.002, limits=SPEC.limits, t
     assert (joints > low - 0.02).all()
     assert (joints < high + 0.02).all()
     assert (np.abs(velocity) < 1.1 * np.array(limits.velocity) + 0.02).all()
-    check_setpoints(setpoints, dt=dt, limits=limits)
+    check_setpoints(setpoints, dt=dt, limits=hardware(limits))
     # acceleration of the arm itself, through its motors, over 20 ms
     if touching:
         return

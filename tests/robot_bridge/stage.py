@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zmq
 from robot_bridge_network import Proxy, Tunnel
-from robot_bridge_rig import JOINT_POLICY, check_motion
+from robot_bridge_rig import JOINT_POLICY, check_motion, check_setpoints
 from robot_bridge_sway import Served, sway
 
 from robot_bridge.client import Connection
@@ -99,7 +99,8 @@ class Stage:
     def judge(self):
         """Limits were kept, nothing too old was carried out, and no other joint was moved: by measurement."""
         motion, ticks, steps = self.records("motion"), self.records("ticks"), self.records("steps")
-        check_motion(motion["joints"], motion["velocity"], ticks["sent"])
+        check_motion(motion["joints"], motion["velocity"], motion["setpoint"])
+        check_setpoints(ticks["sent"])
         others = [joint for joint in range(7) if joint != self.joint]
         assert (np.ptp(motion["joints"][:, others], axis=0) < 0.03).all()
         if len(steps):

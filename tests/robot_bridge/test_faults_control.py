@@ -242,7 +242,7 @@ def test_control_that_slept_leaves_ticks_out_and_stops_when_it_slept_too_long(ti
 @pytest.mark.fault(21)
 def test_a_joint_that_does_not_follow_stops_the_arm():
     rig = tracking()
-    rig.make = lambda rig: np.where(np.eye(8)[6] > 0, sine(rig, 0.8, 4.0), sine(rig, 0.0))
+    rig.make = lambda rig: np.where(np.eye(8)[6] > 0, sine(rig, 0.8, 6.0), sine(rig, 0.0))
     del rig.centre
     rig.physics.faults = Faults(stuck=6)
     rig.run(2.0)
