@@ -55,6 +55,7 @@ class Asker:
 
     def _met(self) -> bool:
         lost = self.connection.trouble.partition(":")[0] in ("epoch", "spec", "lease")
+        lost = lost or bool(self.begun and not self.connection.ready)
         if self.meeting and not lost:
             return True
         if monotonic_ns() - self._tried_ns < AGAIN_NS:
@@ -94,7 +95,7 @@ class Asker:
             self._asked = None
             self._seen_ns = 0
         seen = self.rings["seen"].newest()
-        if not self.begun or self._asked is not None or seen is None or not self._is_due(seen):
+        if not self.connection.ready or self._asked is not None or seen is None or not self._is_due(seen):
             return
         underway = self._underway(int(seen["stamp_ns"]))
         request = self.connection.ask(self._observation(seen), underway, budget_s=self._budget_s)

@@ -110,6 +110,11 @@ class Connection:
         return self._spec
 
     @property
+    def ready(self) -> bool:
+        """Whether an episode has begun that the server, as far as it is known, still knows of."""
+        return self._ready
+
+    @property
     def epoch(self) -> bytes:
         """Changes when the server is started anew."""
         return self._epoch

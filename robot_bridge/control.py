@@ -8,6 +8,7 @@ Time comes in as nanoseconds of the monotonic clock, so the same code runs in a 
 makes its own time. Steps of the policy begin at whole multiples of its period, as observations are taken.
 """
 
+import contextlib
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -55,7 +56,7 @@ class ControlConfig:
     """how far ahead of our clock a chunk's stamp may be: both are of this machine"""
     feedback_s: float = 0.1
     """age of the arm's own measurement after which it is taken for frozen"""
-    lag_s: float = 0.1
+    lag_s: float = 0.2
     """how long the arm may be further from its setpoint than its limits say"""
     overrun_s: float = 0.1
     """how long control may have slept; the arm then brakes instead of going on"""
@@ -268,17 +269,19 @@ class Controller:
         self._begun_ns = now_ns
         try:
             target = np.clip(self._target(sent), self.arm.limits.low, self.arm.limits.high)
-            check_jump(target, last, self.arm.limits, step_s, free=self._free)
+            check_jump(target, last, self.arm.limits, self._targets.hurry * step_s, free=self._free)
         except RefusedError as refusal:
             self._reference.aim(last, last, since_s, step_s)
             self._refuse(now_ns, refusal)
             return
         self._refused = 0
+        self._targets.take()
         chunk, row = rows[-1]
         after = None
         if row + 1 < len(chunk.actions):
             following = governed(chunk.actions[row + 1], spec)
-            after = self._targets.next(following, self._measured.joints, peek=True)
+            with contextlib.suppress(RefusedError):  # it is refused when its time comes
+                after = self._targets.next(following, self._measured.joints)
         self._reference.aim(target, after, since_s, step_s)
         self.state = State.TRACKING
         self.steps.append(Step(now_ns, asked, sent, now_ns - chunk.stamp_ns))

@@ -35,7 +35,8 @@ class Made:
 class Plan:
     """One run. ``folder``: what the processes share; ``shadow``: nothing is sent to the arm.
 
-    ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server.
+    ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server; ``record``: a dataset to
+    which the episodes are added.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Plan:
     name: str = "arm"
     config: ControlConfig = field(default_factory=ControlConfig)
     actions: Path | None = None
+    record: Path | None = None
 
     @property
     def step_ns(self) -> int:
@@ -95,6 +97,13 @@ class Plan:
                 [
                     *(stamp, ("state", "u1"), ("reason", f"S{MESSAGE}"), ("ticks", "<i8"), ("missed", "<i8")),
                     *(("interventions", "<i8"), ("armed", "<i8")),
+                ],
+                4,
+            ),
+            "recorder": (
+                [
+                    *(stamp, ("episode", "<i8"), ("frames", "<i8"), ("dropped", "<i8"), ("saved", "<i8")),
+                    *(("waiting", "<i8"), ("trouble", f"S{MESSAGE}")),
                 ],
                 4,
             ),

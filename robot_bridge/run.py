@@ -7,6 +7,7 @@ with Run(plan) as run:
 """
 
 import contextlib
+import logging
 import multiprocessing as mp
 import os
 import shutil
@@ -14,13 +15,14 @@ import signal
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic, sleep
 from types import FrameType
 from typing import Any, Self
 
-from robot_bridge import asking, loop, replaying, seeing
+from robot_bridge import asking, loop, recorder, replaying, seeing
 from robot_bridge.control import State
 from robot_bridge.orders import SOCKET, give_order, runs_folder
 from robot_bridge.plan import INSTRUCTION, Plan
@@ -28,7 +30,11 @@ from robot_bridge.rings import text
 from vla.errors import UnderstudyError
 from vla.types import Task
 
+logger = logging.getLogger(__name__)
+
 STARTING_S = 60.0
+RECORDER = "recorder"
+"""The one process that the arm can do without."""
 
 
 def run_folder() -> Path:
@@ -45,6 +51,8 @@ class Run:
         context = mp.get_context("spawn")
         targets: dict[str, Callable[[Plan, int], None]] = {"control": loop.control, "seeing": seeing.see}
         targets["asking"] = asking.ask if plan.actions is None else replaying.replay
+        if plan.record is not None:
+            targets[RECORDER] = partial(recorder.record, out=plan.record)
         self.processes: dict[str, BaseProcess] = {
             name: context.Process(target=_quiet, args=(target, plan, os.getpid()), name=name, daemon=True)
             for name, target in targets.items()
@@ -133,10 +141,15 @@ class Run:
                 process.join(2.0)
                 process.kill()
         shutil.rmtree(self.plan.folder, ignore_errors=True)
+        if self.plan.record is not None:
+            try:
+                recorder.save_finished(self.plan.record)
+            except UnderstudyError as error:
+                logger.warning("%s", error)
 
     def _check_alive(self) -> None:
         for name, process in self.processes.items():
-            if not process.is_alive():
+            if not process.is_alive() and name != RECORDER:
                 raise UnderstudyError(f"the process {name} has ended (code {process.exitcode}): {self._last_words()}")
 
     def _last_words(self) -> str:
@@ -155,7 +168,7 @@ def _quiet(target: Callable[[Plan, int], None], plan: Plan, parent: int) -> None
     try:
         target(plan, parent)
     except UnderstudyError as error:
-        raise SystemExit(f"{target.__name__}: {error}") from error
+        raise SystemExit(f"{mp.current_process().name}: {error}") from error
 
 
 def planned(plan: Plan) -> Plan:

@@ -20,8 +20,6 @@ from vla.types import ActionSpec
 
 MARGIN = 1e-6
 """Setpoints end this much [rad] before a joint's end, so that rounding does not lead beyond it."""
-JUMP = 2.0
-"""A tool that moves as fast as it may asks a joint for more than its speed now and then, but never for twice that."""
 
 
 class RefusedError(UnderstudyError):
@@ -72,11 +70,11 @@ def _check_finite(actions: NDArray[np.float32], spec: ActionSpec) -> None:
 
 
 def check_jump(target: Joints, last: Joints, limits: Limits, dt: float, *, free: int | None = None) -> None:
-    """Refuse a ``target`` [D] more than `JUMP` times as far from ``last`` [D] as the arm gets in ``dt`` seconds.
+    """Refuse a ``target`` [D] that is further from ``last`` [D] than the arm gets in ``dt`` seconds.
 
-    What is less far is a fast move, and slowed down. ``free``: the gripper, which may be told to open at once.
+    ``free``: the gripper, which may be told to open at once: it is only slowed down.
     """
-    reach = JUMP * np.asarray(limits.velocity) * dt
+    reach = np.asarray(limits.velocity) * dt * (1 + 1e-6)
     far = np.abs(target - last) > reach
     if free is not None:
         far[free] = False

@@ -20,7 +20,7 @@ from vla.errors import UnderstudyError
 
 OLD_NS = 300_000_000
 """Age of a picture after which the camera is taken for frozen."""
-MOVED = 0.02
+MOVED = 0.1
 """How far a joint has to move [rad] until a picture that is the same, bit for bit, is no longer believed."""
 THUMB = 16
 
@@ -67,6 +67,16 @@ class Gaze:
         return ""
 
 
+def resized(image: Image, like: Image) -> Image:
+    """``image`` at the size of ``like`` [H, W, 3]: what a policy does not see need not be sent."""
+    if image.shape == like.shape:
+        return image
+    import cv2
+
+    smaller: Image = cv2.resize(image, like.shape[1::-1], interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return smaller
+
+
 def thumbnail(image: Image) -> NDArray[np.float32]:
     """Some of the pixels [16, 16, 3]: enough to tell two views apart."""
     rows, columns = (np.linspace(0, size - 1, THUMB).astype(int) for size in image.shape[:2])
@@ -78,6 +88,8 @@ def see(plan: Plan, parent: int) -> None:
     rings, cameras = plan.rings(), make_cameras(plan.cameras)
     cameras.connect()
     wait_until, gaze, due_ns = make_sleep(), Gaze(), 0
+    gripper = plan.arm_spec.gripper
+    hand = [] if gripper is None else [gripper.index]  # fingers may move unseen
     nothing = {
         f"image_{camera.name}": np.zeros((camera.height, camera.width, 3), "u1") for camera in plan.policy.cameras
     }
@@ -89,8 +101,8 @@ def see(plan: Plan, parent: int) -> None:
             if state is None:
                 sleep(0.01)
                 continue
-            images, stamp_ns, trouble = _look(cameras.read, gaze, state["joints"])
-            seen = nothing | {f"image_{name}": image for name, image in images.items()}
+            images, stamp_ns, trouble = _look(cameras.read, gaze, np.delete(state["joints"], hand))
+            seen = nothing | {name: resized(images[name[6:]], empty) for name, empty in nothing.items() if images}
             where = {"joints": state["joints"], "proprio": state["proprio"]}
             rings["seen"].write(stamp_ns=stamp_ns, trouble=text(trouble, MESSAGE), **where, **seen)
     finally:

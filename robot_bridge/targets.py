@@ -10,44 +10,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robot_bridge.arms.arm import ArmSpec, Joints, Kinematics, Pose
+from robot_bridge.safety import RefusedError
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec
 
 LEAD_M = 0.04
 """How far the reference of deltas may run ahead of the tool [m]."""
+EDGE_M = 0.002
 
 
 class Targets(Protocol):
     """Targets [D] of actions [A]."""
 
+    hurry: float
+    """times the arm's own speed that a target may ask for before it is a jump, and not only a fast move"""
+
     def begin(self, joints: Joints) -> None:
         """Start from ``joints`` [D]."""
         ...
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
-        """Where ``action`` leads, when the arm is at ``measured`` [D]; ``peek``: without taking the step."""
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
+        """Where ``action`` leads from the last step taken, when the arm is at ``measured`` [D]."""
+        ...
+
+    def take(self) -> None:
+        """Take the step that `next` answered last."""
         ...
 
 
 class JointTargets:
     """``joint_position``: an action is a target."""
 
-    def __init__(self, action: ActionSpec, arm: ArmSpec) -> None:
-        self._action, self._arm = action, arm
+    hurry = 1.0
+
+    def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> None:
+        self._action, self._arm, self._kinematics = action, arm, kinematics
 
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
+        """See `Targets`; raises `RefusedError` for joints that bring the tool out of the workspace."""
+        joints = with_gripper(action.astype(np.float64), action, self._action, self._arm)
+        if self._kinematics is not None and self._arm.workspace is not None:
+            self._check_inside(self._kinematics.forward(joints).position, self._kinematics.forward(measured).position)
+        return joints
+
+    def take(self) -> None:
         """See `Targets`."""
-        return with_gripper(action.astype(np.float64), action, self._action, self._arm)
+
+    def _check_inside(self, position: Joints, here: Joints) -> None:
+        """A tool that is outside already may come nearer."""
+        box = self._arm.workspace
+        assert box is not None
+        there, now = (
+            float(np.max(np.maximum(np.subtract(box[0], at), np.subtract(at, box[1])))) for at in (position, here)
+        )
+        if there > max(now, EDGE_M):
+            raise RefusedError("workspace", f"the tool would be {1e3 * there:.0f} mm outside of its workspace")
 
 
 class ToolTargets:
     """``ee_delta`` and ``ee_pose``: x, y, z [m], then, if there are three more, a rotation vector [rad].
 
     A rotation vector of a delta turns in the base's frame; without one the tool keeps the orientation it began with.
+    A tool that moves as fast as its actions may asks single joints for more than their speed: they are slowed down.
     """
+
+    hurry = 4.0
 
     def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics) -> None:
         self._action, self._arm, self._kinematics = action, arm, kinematics
@@ -60,10 +90,9 @@ class ToolTargets:
 
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
-        self._pose = self._kinematics.forward(joints)
-        self._last = joints
+        self._asked = self._pose, self._last = self._kinematics.forward(joints), joints
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, peek: bool = False) -> Joints:
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
         """See `Targets`."""
         moved = action[self._moving].astype(np.float64)
         if self._action.kind == "ee_delta":
@@ -75,9 +104,12 @@ class ToolTargets:
             turned = rotated(np.array([1.0, 0, 0, 0]), moved[3:]) if len(moved) == 6 else self._pose.quaternion
         pose = Pose(np.clip(position, self._low, self._high), turned)
         joints = with_gripper(self._kinematics.inverse(pose, self._last), action, self._action, self._arm)
-        if not peek:
-            self._pose, self._last = pose, joints
+        self._asked = pose, joints
         return joints
+
+    def take(self) -> None:
+        """See `Targets`."""
+        self._pose, self._last = self._asked
 
 
 def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> Targets:
@@ -85,7 +117,7 @@ def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None
     if action.kind == "joint_position":
         if action.names != arm.joints:
             raise UnderstudyError(f"the policy moves {', '.join(action.names)}; the arm has {', '.join(arm.joints)}")
-        return JointTargets(action, arm)
+        return JointTargets(action, arm, kinematics)
     if kinematics is None:
         raise UnderstudyError(f"the policy's actions are {action.kind}, and this arm is driven by its joints alone")
     return ToolTargets(action, arm, kinematics)

@@ -3,9 +3,11 @@
     world = World("tabletop/lift-red-cube", seed=7)
     arm, cameras = SimArm(world.folder), SimCameras(world.folder)
 
-The physics run in real time in the process of `sim.world.World`. Without a world the arm makes one of its own.
+The physics run in real time in the process of `sim.world.World`. Without a world the arm makes one of its own, of the
+table top's arm or, with ``model="panda"``, ``"ur5e"`` or ``"so101"``, of an arm of `sim.arm_models`.
 """
 
+from functools import cached_property
 from pathlib import Path
 from time import monotonic_ns
 
@@ -14,40 +16,42 @@ import numpy as np
 
 from robot_bridge.arms.arm import ArmError, ArmState, Joints, Pose, setpoint
 from robot_bridge.rings import Ring
-from sim.tasks.tabletop import TabletopSuite
-from sim.world import SPEC, World, open_rings
-
-_ROUNDS = 30
-_NEAR_M = 1e-4
+from sim.firmware import Scene
+from sim.mechanism import DAMPING, NEAR_M, ROUNDS
+from sim.scenes import SPEC, TABLETOP, Setting, TabletopScene
+from sim.world import World, open_rings
+from vla.errors import UnderstudyError
 
 
 class SimArm:
-    """`robot_bridge.arms.arm.Arm` for the table-top suite's arm: Panda kinematics, 500 setpoints a second."""
+    """`robot_bridge.arms.arm.Arm` for every arm that is simulated here."""
 
     spec = SPEC
 
-    def __init__(self, world: str | Path = "", *, task: str = "tabletop/lift-red-cube", seed: int = 0) -> None:
-        """``world``: folder of a `World`; without one, the arm makes its own with ``task`` and ``seed``."""
+    def __init__(self, world: str | Path = "", *, task: str = "", seed: int = 0, model: str = TABLETOP) -> None:
+        """``world``: folder of a `World`; without one, the arm makes its own with ``model``, ``task`` and ``seed``."""
         self._folder, self._task, self._seed = str(world), task, seed
+        self.setting = _setting(Path(world)) if world else Setting.of(model)
+        self.spec = self.setting.spec
         self._own: World | None = None
         self._rings: dict[str, Ring] | None = None
-        self._kinematics: SimKinematics | None = None
 
-    @property
+    @cached_property
     def kinematics(self) -> "SimKinematics | None":
-        """See `robot_bridge.arms.arm.Arm`."""
-        return self._kinematics
+        """See `robot_bridge.arms.arm.Arm`; ``None`` for an arm of fewer than six joints."""
+        return make_kinematics(self.setting)
 
     def connect(self) -> None:
         """See `robot_bridge.arms.arm.Arm`."""
         if self._rings is not None:
             return
         if not self._folder:
-            self._own = World(self._task, self._seed)
+            self._own = World(self._task, self._seed, model=self.setting.model)
         folder = self._own.folder if self._own else Path(self._folder)
-        if not (folder / "state").exists():
-            raise ArmError(f"there is no simulated world at {folder}: has the process that made it ended?")
-        self._rings, self._kinematics = open_rings(folder), SimKinematics()
+        if _setting(folder) != self.setting:
+            raise ArmError(f"the world at {folder} is of another arm now: make this one anew")
+        self._rings = open_rings(folder, self.spec)
+        _ = self.kinematics  # made now, so that nobody waits for it later
         self.command(self.state().joints.clip(self.spec.limits.low, self.spec.limits.high))
 
     def state(self) -> ArmState:
@@ -78,71 +82,83 @@ class SimArm:
 
 
 class SimKinematics:
-    """`robot_bridge.arms.arm.Kinematics` by MuJoCo, of the point between the fingertips."""
+    """`robot_bridge.arms.arm.Kinematics` by MuJoCo, of the scene's tool: between the fingertips, if it has any."""
 
-    def __init__(self) -> None:
-        suite = TabletopSuite(cameras=())
-        self._model, self._data = suite.model, mujoco.MjData(suite.model)
-        self._site = self._model.site("grip").id
-        self._low, self._high = self._model.jnt_range[:7].T
+    def __init__(self, scene: Scene | None = None) -> None:
+        """Of the table top's arm, unless a ``scene`` is given."""
+        self._arm = (scene or TabletopScene()).mechanism
+        self._model, self._data = self._arm.model, mujoco.MjData(self._arm.model)
 
     def forward(self, joints: Joints) -> Pose:
         """See `robot_bridge.arms.arm.Kinematics`."""
-        self._data.qpos[:7] = joints[:7]
+        self._data.qpos[self._arm.angles] = joints[: len(self._arm.angles)]
         mujoco.mj_kinematics(self._model, self._data)
         quaternion = np.empty(4)
-        mujoco.mju_mat2Quat(quaternion, self._data.site_xmat[self._site])
-        return Pose(self._data.site_xpos[self._site].copy(), quaternion)
+        mujoco.mju_mat2Quat(quaternion, self._data.site_xmat[self._arm.site])
+        return Pose(self._data.site_xpos[self._arm.site].copy(), quaternion)
 
     def inverse(self, pose: Pose, near: Joints) -> Joints:
         """See `robot_bridge.arms.arm.Kinematics`: damped least squares, a few rounds from ``near``."""
-        joints, jacobian = near.copy(), np.empty((6, self._model.nv))
+        joints, jacobian, count = near.copy(), np.empty((6, self._model.nv)), len(self._arm.angles)
         error, inverse, relative = np.empty(6), np.empty(4), np.empty(4)
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             here = self.forward(joints)
             mujoco.mju_negQuat(inverse, here.quaternion)
             mujoco.mju_mulQuat(relative, pose.quaternion, inverse)
             error[:3] = pose.position - here.position
             mujoco.mju_quat2Vel(error[3:], relative, 1.0)
-            if np.abs(error).max() < _NEAR_M:
+            if np.abs(error).max() < NEAR_M:
                 break
             mujoco.mj_comPos(self._model, self._data)
-            mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._site)
-            arm = jacobian[:, :7]
-            step = arm.T @ np.linalg.solve(arm @ arm.T + 1e-4 * np.eye(6), error)
-            joints[:7] = np.clip(joints[:7] + step, self._low, self._high)
+            mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._arm.site)
+            arm = jacobian[:, self._arm.dofs]
+            step = arm.T @ np.linalg.solve(arm @ arm.T + DAMPING * np.eye(6), error)
+            joints[:count] = np.clip(joints[:count] + step, self._arm.low, self._arm.high)
         return joints
+
+
+def make_kinematics(setting: Setting) -> SimKinematics | None:
+    """Of the setting's arm; ``None`` for one of fewer than six joints, which cannot hold its tool as it likes."""
+    scene = setting.scene()
+    return SimKinematics(scene) if len(scene.mechanism.angles) >= 6 else None
 
 
 class SimCameras:
     """`robot_bridge.arms.arm.Cameras` that look at a world from another process."""
 
     def __init__(self, world: str | Path, *, image_size: int = 64, cameras: tuple[str, ...] = ("front",)) -> None:
-        self._folder, self._options = Path(world), {"image_size": image_size, "cameras": cameras}
-        self._suite: TabletopSuite | None = None
+        self._folder, self._size, self._names = Path(world), image_size, tuple(cameras)
+        self._scene: Scene | None = None
         self._episode = 0
 
     def connect(self) -> None:
         """See `robot_bridge.arms.arm.Cameras`."""
-        if not (self._folder / "pose").exists():
-            raise ArmError(f"there is no simulated world at {self._folder}: has the process that made it ended?")
-        self._rings, self._suite = open_rings(self._folder), TabletopSuite(**self._options)
+        setting = _setting(self._folder)
+        self._rings = open_rings(self._folder, setting.spec)
+        self._scene, self._episode = setting.scene(image_size=self._size, cameras=self._names), 0
 
     def read(self) -> tuple[dict[str, np.ndarray], int]:
         """See `robot_bridge.arms.arm.Cameras`."""
-        if self._suite is None:
+        if self._scene is None:
             raise ArmError("the cameras are not connected: call connect() first")
         pose, scene = self._rings["pose"].newest(), self._rings["scene"].newest()
         if pose is None or scene is None:
             raise ArmError("the simulated world does not stand yet")
-        suite = self._suite
         if int(pose["episode"]) != self._episode:
-            suite.reset(scene["task"].decode(), int(scene["seed"]))
+            self._scene.reset(scene["task"].decode(), int(scene["seed"]))
             self._episode = int(pose["episode"])
-        suite.data.qpos[:] = pose["qpos"][: suite.model.nq]
-        mujoco.mj_forward(suite.model, suite.data)
-        return dict(suite.observe().images), int(pose["stamp_ns"])
+        model, data = self._scene.mechanism.model, self._scene.mechanism.data
+        data.qpos[:] = pose["qpos"][: model.nq]
+        mujoco.mj_forward(model, data)
+        return self._scene.look(), int(pose["stamp_ns"])
 
     def disconnect(self) -> None:
         """See `robot_bridge.arms.arm.Cameras`."""
-        self._suite = None
+        self._scene = None
+
+
+def _setting(folder: Path) -> Setting:
+    try:
+        return Setting.read(folder)
+    except UnderstudyError as error:
+        raise ArmError(str(error)) from error

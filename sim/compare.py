@@ -18,9 +18,9 @@ from rich.table import Table
 
 from sim.intervals import holm
 from sim.report_charts import difference_bar
-from sim.report_markup import Markup, document, el
 from sim.results import EpisodeResult, episodes_of, p_text, paired_test, read_report, write_json
 from vla.errors import UnderstudyError
+from vla.markup import Markup, document, el
 
 LEVEL = 0.05
 FEWEST_DECIDING = 6

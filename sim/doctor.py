@@ -1,6 +1,7 @@
 """What this machine can do: one row for each thing that Understudy needs or profits from, and what to do about it.
 
     vla doctor --json doctor.json
+    vla doctor --checkpoint outputs/train --arm sim      # whether a policy fits a robot: `sim.robot_doctor`
 
 Whatever could crash (a driver, a broken wheel) is tried in a short-lived child process.
 """
@@ -12,11 +13,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 from rich.console import Console
@@ -26,10 +27,19 @@ from rich.table import Table
 from sim.rendering import apt_line, choose_backend
 from vla.errors import UnderstudyError
 
+if TYPE_CHECKING:
+    from robot_bridge.fitting import Fit
+
 Status = Literal["ok", "warn", "fail"]
 PYTHON = (3, 12)
 DISK_GB, MEMORY_GB = 5.0, 4.0  # for demonstrations and checkpoints; for a training beside two rollout workers
 
+EXAMPLES = """\
+example: vla doctor --json doctor.json
+         vla doctor --checkpoint outputs/train --dataset outputs/collect --arm sim
+         vla doctor --server tcp://10.0.0.7:5555 --key keys/left.key_secret --server-key keys/server.key \\
+             --arm ur --arm-option host=192.168.0.10 --camera front=480x640
+"""
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _TRIAL_SECONDS = 180.0
 _SETUP = "run: make setup"
@@ -203,22 +213,58 @@ def main(argv: list[str]) -> int:
     """Print the table; 0 unless something required fails."""
     parser = argparse.ArgumentParser(
         prog="vla doctor",
-        description="Check what this machine can do, and say what to do where something is missing.",
-        epilog="example: vla doctor --json doctor.json",
+        description="Check what this machine can do, and say what to do where something is missing; or, with any of "
+        "--checkpoint, --dataset, --arm and --server, whether these fit each other, before anything moves.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
+    _add_robot(parser.add_argument_group("a robot"))
     options = parser.parse_args(argv)
-    checks = examine()
-    passed = all(check.status != "fail" for check in checks)
-    table = Table("", "what", "found", "what to do")
-    for check in checks:
-        color = _COLORS[check.status]
-        table.add_row(f"[{color}]{check.status}[/]", check.name, escape(check.found), escape(check.advice))
+    if options.checkpoint or options.dataset or options.arm or options.server:
+        from sim.robot_doctor import examine_robot, robot_of  # what these import may be what the machine lacks
+
+        rows: Sequence[Check | Fit] = examine_robot(robot_of(options))
+        table = Table("", "what", "given", "wanted", "what to do")
+    else:
+        rows = examine()
+        table = Table("", "what", "found", "what to do")
+    for row in rows:
+        status, *words = _words(row)
+        table.add_row(f"[{_COLORS[status]}]{status}[/]", *map(escape, words))
     Console().print(table)
+    passed = all(row.status != "fail" for row in rows)
     if options.json:
-        text = json.dumps({"ok": passed, "checks": [asdict(check) for check in checks]}, indent=1)
-        try:
-            options.json.write_text(text + "\n", "utf-8")
-        except OSError as problem:
-            raise UnderstudyError(f"cannot write {options.json}: {problem.strerror}; give another --json") from problem
+        _write(options.json, {"ok": passed, "checks": [asdict(row) for row in rows]})
     return 0 if passed else 1
+
+
+def _add_robot(parser: argparse._ArgumentGroup) -> None:
+    """The options that make a `sim.robot_doctor.Robot`."""
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a policy's folder")
+    parser.add_argument("--embodiment", default="", help="of a policy for several arms: which")
+    parser.add_argument("--dataset", type=Path, metavar="DIR", help="recordings")
+    parser.add_argument(
+        "--arm", default="", metavar="NAME", help="as in robot_bridge: sim, ur, so101, …; not connected"
+    )
+    parser.add_argument("--arm-option", dest="arm_options", action="append", metavar="KEY=VALUE", help="of that arm")
+    parser.add_argument(
+        "--camera", dest="cameras", action="append", metavar="NAME=HxW", help="that sees a real arm, and its pictures"
+    )
+    parser.add_argument("--server", default="", metavar="ADDRESS", help="of vla serve, e.g. tcp://127.0.0.1:5555")
+    parser.add_argument("--key", type=Path, help="the robot's .key_secret")
+    parser.add_argument("--server-key", type=Path, help="the server's .key")
+
+
+def _words(row: "Check | Fit") -> tuple[str, ...]:
+    """The cells of a row."""
+    if isinstance(row, Check):
+        return row.status, row.name, row.found, row.advice
+    return row.status, row.about, row.given, row.wanted, row.advice
+
+
+def _write(file: Path, content: dict[str, object]) -> None:
+    try:
+        file.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    except OSError as problem:
+        raise UnderstudyError(f"cannot write {file}: {problem.strerror}; give another --json") from problem

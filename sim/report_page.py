@@ -4,9 +4,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sim.report_charts import episode_strip, interval_bar, legend, line_chart, scalar_panels, short
-from sim.report_markup import Markup, document, el, join
+from sim.report_charts import episode_strip, interval_bar, scalar_panels
 from sim.results import p_text
+from vla.charts import legend, line_chart, short
+from vla.markup import Markup, document, el, join
 
 OPEN_TASKS = 12
 """With more tasks than this, the films start folded away."""

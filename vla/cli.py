@@ -72,6 +72,8 @@ VERBS = {
     "serve": Verb(
         "robot_bridge.serve:main", "answer robots' observations with chunks of actions", "vla serve outputs/train"
     ),
+    "drive": Verb("robot_bridge.drive:main", "drive an arm, simulated or real, by a policy", "vla drive outputs/train"),
+    "order": Verb("robot_bridge.orders:main", "say stop, reset or arm to a run that is under way", "vla order stop"),
     "keys": Verb("robot_bridge.serve:keys", "make keys for a server and its robots", "vla keys keys --robot left"),
     "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench"),
 }

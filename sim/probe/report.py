@@ -12,7 +12,7 @@ from sim.probe.record import Metric
 from sim.probe.study import PROBLEMS, Cell
 from sim.probe.verdicts import Verdict, compared
 from sim.report_charts import interval_bar
-from sim.report_markup import Markup, document, el
+from vla.markup import Markup, document, el
 
 LEGEND = (
     "▲ better than every random init and than raw pixels, paired on the same items, at the 95 % level; "

@@ -25,13 +25,17 @@ def play_tasks(
     played = play_all(scenes, workers=default_workers())
     results = [one.result for one in with_progress(played, what=condition, total=len(scenes))]
     successes = {task: sum(one.success for one in results if one.task == task) for task in tasks}
-    total = sum(successes.values())
+    return cell_of(successes, episodes) | {"steps": sum(one.steps for one in results) / len(results)}
+
+
+def cell_of(successes: Mapping[str, int], episodes: int) -> Cell:
+    """Successes of each task among ``episodes``, and the mean with its interval."""
+    total, tried = sum(successes.values()), episodes * len(successes)
     return {
-        "tasks": successes,
+        "tasks": dict(successes),
         "episodes": episodes,
-        "success_rate": total / len(scenes),
-        "wilson": wilson(total, len(scenes)),
-        "steps": sum(one.steps for one in results) / len(results),
+        "success_rate": total / tried,
+        "wilson": wilson(total, tried),
     }
 
 

@@ -32,7 +32,12 @@ def loaded(name):
 
 
 FOLDER = Path(__file__).parents[1] / "robot_bridge"
-ARMS = {"sim": simulated, "so101": loaded("servos").emulated_so101, **loaded("fake_arms").ARMS}
+ARMS = {
+    "sim": simulated,
+    "sim ur5e": loaded("toy_menagerie").simulated_ur5e,
+    "so101": loaded("servos").emulated_so101,
+    **loaded("fake_arms").ARMS,
+}
 
 
 @pytest.fixture(params=list(ARMS), scope="module")

@@ -1,4 +1,4 @@
-"""The toys that the bridge is tried with: ``from robot_bridge_toys import …``, ``from robot_bridge_rig import …``."""
+"""What the bridge is tried with: ``from robot_bridge_toys import …``, and so on."""
 
 import sys
 from contextlib import ExitStack
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 toys = {}
-for name in ("toys", "fake_arms", "rig", "network", "sway", "stage"):
+for name in ("toys", "fake_arms", "recorded", "rig", "network", "sway", "stage"):
     spec = spec_from_file_location(f"robot_bridge_{name}", Path(__file__).with_name(f"{name}.py"))
     if spec.name not in sys.modules:
         sys.modules[spec.name] = module_from_spec(spec)

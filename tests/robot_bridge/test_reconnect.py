@@ -52,6 +52,21 @@ def test_an_episode_begins_once_although_the_connection_breaks_meanwhile(proxy, 
     connection.close()
 
 
+def test_an_episode_begins_although_what_began_it_was_lost(proxy, slow_reset):
+    connection = Connection(proxy.address)
+    connection.open()
+    proxy.weather.cut = True
+
+    def lose():
+        proxy.hang_up()
+        proxy.heal()
+
+    Timer(0.1, lose).start()
+    connection.begin(Task("lift"), timeout_s=5)
+    assert slow_reset == ["lift"]
+    connection.close()
+
+
 def test_a_task_that_is_said_again_is_begun_once_and_answered_again(server, slow_reset):
     connection = Connection(server.address)
     connection.open()

@@ -9,9 +9,9 @@ import pytest
 
 from sim.films import write_film
 from sim.report import read_curves, write_report
-from sim.report_markup import VOID, el
 from sim.results import EpisodeResult, read_report, summarize
 from vla.errors import UnderstudyError
+from vla.markup import VOID, el
 
 LIFT, OPEN = "tabletop/lift-red-cube", "tabletop/open-drawer"
 HOSTILE = "\"'><script src=https://evil.example/x.js></script><img src=x onerror=alert(1)> & lift"

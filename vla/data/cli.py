@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add = _verb(
         verbs,
         "import",
-        "make a LeRobot v3.0 dataset of a recording (LeRobot v2.0, v2.1, v3.0 or RLDS)",
+        "make a LeRobot v3.0 dataset of a recording (LeRobot v2.0, v2.1, v3.0, RLDS or a robot's spools)",
         "vla data import recordings/bridge data/bridge --image-size 128 --episodes 0-9",
     )
     add.add_argument("source", metavar="SOURCE", help="the recording's folder; its format is detected; it is only read")

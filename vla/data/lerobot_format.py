@@ -12,7 +12,7 @@ videos/<key>/chunk-000/file-000.mp4       only with ``storage="video"``
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,8 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 FILES_PER_CHUNK = 1000
+LARGEST_IMAGE = 128
+"""Up to this side [px] images are stored as PNG (exact, quick to read), above as video (small)."""
 PART = ".part"
 """Suffix of a file that is still being written; no reader's pattern matches it."""
 
@@ -75,6 +77,12 @@ class DatasetSpec:
                 "action": action_spec_from_dict(data["action"]),
             }
         )
+
+
+def stored_as(spec: DatasetSpec) -> DatasetSpec:
+    """The spec with the storage that fits the size of its images."""
+    largest = max((max(camera.height, camera.width) for camera in spec.cameras), default=0)
+    return replace(spec, storage="image" if largest <= LARGEST_IMAGE else "video")
 
 
 def place(number: int) -> dict[str, int]:

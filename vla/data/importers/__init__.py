@@ -2,7 +2,8 @@
 
     report = import_dataset("path/to/recording", "data/mine", image_size=128)
 
-LeRobot v2.0, v2.1 and v3.0, and RLDS (TFDS folders of TFRecord files, read without TensorFlow). The format is detected.
+LeRobot v2.0, v2.1 and v3.0, RLDS (TFDS folders of TFRecord files, read without TensorFlow), and what a robot recorded
+without a dataset's libraries (`vla.spool`). The format is detected.
 """
 
 from vla.data.importers.run import ImportReport, import_dataset, open_source

@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vla.data import video
-from vla.data.importers.source import Size, Source, finite, sized, stored_as
-from vla.data.lerobot_format import ACTION, INFO, STATE, DatasetSpec
+from vla.data.importers.source import Size, Source, finite, sized
+from vla.data.lerobot_format import ACTION, INFO, STATE, DatasetSpec, stored_as
 from vla.data.lerobot_reader import matrix
 from vla.data.spec_guess import guess_spec
 from vla.errors import UnderstudyError

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from vla.data.importers.source import Source, resized_frames, sized, stored_as
-from vla.data.lerobot_format import OURS
+from vla.data.importers.source import Source, resized_frames, sized
+from vla.data.lerobot_format import OURS, stored_as
 from vla.data.lerobot_reader import open_dataset
 from vla.types import Episode
 

@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vla.data.importers.source import Size, Source, finite, sized, stored_as
+from vla.data.importers.source import Size, Source, finite, sized
 from vla.data.importers.tfrecord import Record, Value, parse_example, records
-from vla.data.lerobot_format import DatasetSpec
+from vla.data.lerobot_format import DatasetSpec, stored_as
 from vla.data.spec_guess import bounds, guess_kind
 from vla.data.video import resized
 from vla.errors import UnderstudyError

@@ -11,14 +11,19 @@ from vla.data.importers.lerobot_v2 import open_lerobot_v2, read_json
 from vla.data.importers.lerobot_v3 import open_lerobot_v3
 from vla.data.importers.rlds import find_rlds, open_rlds
 from vla.data.importers.source import Source
+from vla.data.importers.spools import open_spools
 from vla.data.lerobot_format import INFO
 from vla.data.lerobot_reader import open_dataset
 from vla.data.lerobot_writer import EpisodeWriter
 from vla.errors import UnderstudyError
+from vla.spool import find_spools
 
 logger = logging.getLogger(__name__)
 
-FORMATS = "LeRobot v2.0, v2.1, v3.0 (a folder with meta/info.json) or RLDS (a folder with features.json and *.tfrecord)"
+FORMATS = (
+    "LeRobot v2.0, v2.1, v3.0 (a folder with meta/info.json), RLDS (a folder with features.json and *.tfrecord) "
+    "or a robot's spools (*.spool)"
+)
 LISTED = 12
 
 
@@ -59,7 +64,7 @@ def import_dataset(
     Every episode is durable once it is written; a call with the same arguments goes on after an interruption.
 
     Args:
-        source: a LeRobot v2.0, v2.1 or v3.0 folder, or an RLDS (TFDS) folder; it is only read.
+        source: a LeRobot v2.0, v2.1 or v3.0 folder, an RLDS (TFDS) folder, or a robot's spools; it is only read.
         target: a new folder, or one that an earlier import of the same source made.
         episodes: which ones, as the source counts them; default all.
         image_size: resize every image to this many pixels a side, by area; default as recorded.
@@ -121,6 +126,8 @@ def open_source(source: Path, *, image_size: int | None = None, fps: float | Non
         if version.startswith("v2"):
             return open_lerobot_v2(source, image_size=image_size)
         raise UnderstudyError(f"{source} says it is LeRobot {version or 'of no version'}; known are {FORMATS}")
+    if find_spools(source):
+        return open_spools(source, image_size=image_size)
     rlds = find_rlds(source)
     if rlds is None:
         raise UnderstudyError(f"{source} is of no known format; known are {FORMATS}")

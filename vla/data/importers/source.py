@@ -11,9 +11,6 @@ from vla.data.video import resized
 from vla.errors import UnderstudyError
 from vla.types import CameraSpec, Episode
 
-LARGEST_IMAGE = 128
-"""Up to this side [px] images are stored as PNG (exact, quick to read), above as video (small)."""
-
 Size = tuple[int, int]
 
 
@@ -41,12 +38,6 @@ def sized(cameras: tuple[CameraSpec, ...], image_size: int | None) -> tuple[Came
     if image_size is None:
         return cameras
     return tuple(replace(camera, height=image_size, width=image_size) for camera in cameras)
-
-
-def stored_as(spec: DatasetSpec) -> DatasetSpec:
-    """The spec with the storage that fits the size of its images."""
-    largest = max((max(camera.height, camera.width) for camera in spec.cameras), default=0)
-    return replace(spec, storage="image" if largest <= LARGEST_IMAGE else "video")
 
 
 def resized_frames(frames: Callable[[], np.ndarray], size: Size) -> Callable[[], np.ndarray]:
