@@ -120,7 +120,7 @@ class Stage:
 
 @contextmanager
 def staged(address, *, keys=None, name="arm", joint=0, seed=3, cameras=None, rendered=False, record=None):
-    """A stage whose run asks at ``address``; the folder of ``sway.py`` must be on the path, or pictures ``rendered``."""
+    """A stage whose run asks at ``address``; ``sway.py`` must be on the path, or pictures ``rendered``."""
     world = World("tabletop/touch-red-cube", seed)
     there = {"world": str(world.folder)}
     plan = Plan(
