@@ -120,13 +120,15 @@ class Stage:
 
 
 @contextmanager
-def staged(address, *, keys=None, name="arm", joint=0, seed=3, cameras=None, record=None):
-    """A stage whose run asks at ``address``; the folder of ``sway.py`` must be on the path."""
+def staged(address, *, keys=None, name="arm", joint=0, seed=3, cameras=None, rendered=False, record=None):
+    """A stage whose run asks at ``address``; ``sway.py`` must be on the path, or pictures ``rendered``."""
     world = World("tabletop/touch-red-cube", seed)
+    there = {"world": str(world.folder)}
     plan = Plan(
         folder=run_folder(),
-        arm=Made("sim", {"world": str(world.folder)}),
-        cameras=cameras or Made("sway:Camera"),
+        arm=Made("sim", there),
+        cameras=cameras
+        or (Made("sim.arm:SimCameras", {**there, "image_size": 16}) if rendered else Made("sway:Camera")),
         record=record,
         policy=JOINT_POLICY,
         arm_spec=SPEC,

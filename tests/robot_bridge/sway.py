@@ -129,8 +129,8 @@ class Served:
 
 
 def resident(pid):
-    """Bytes of memory of a process."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    """Bytes of memory of a process that are its own: without files, and what it shares."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
     return 1024 * int(line.split()[1])
 
 
