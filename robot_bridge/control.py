@@ -38,8 +38,6 @@ class State(IntEnum):
     STOPPED = 5
 
 
-AGAIN = 0.75
-"""Share of a step after which it is too late to end it otherwise."""
 ORDERS = ("arm", "reset", "stop")
 """What an operator may say."""
 
@@ -131,8 +129,6 @@ class Controller:
         self._begun_ns = self._armed_ns = self._starved_ns = self._lagging_ns = self._ticked_ns = 0
         self._tried = self._refused = self._meeting = 0
         self._measured: ArmState | None = None
-        self._step: Step | None = None
-        self._news = False
         self._link = Link(alive=False, trouble="no server yet")
 
     def order(self, word: str, now_ns: int) -> str:
@@ -179,7 +175,6 @@ class Controller:
             self._refuse(now_ns, refusal)
             return False
         self._chunks.append(chunk)
-        self._news = True
         return True
 
     def tick(self, now_ns: int, measured: ArmState, link: Link) -> Joints:
@@ -259,16 +254,11 @@ class Controller:
         elif fresh:
             self.state, self._starved_ns = State.EXTRAPOLATE, now_ns
             self.counts["extrapolated"] += 1
-        elif self._news and self._due(now_ns) and (self._tried + AGAIN) * self._step_ns > now_ns:
-            self._begin(now_ns, again=True)
 
-    def _begin(self, now_ns: int, *, again: bool = False) -> None:
-        """Begin a step of the policy: rows → action → target → reference.
-
-        ``again``: a newer chunk has come during the step, and says better where it is to end.
-        """
+    def _begin(self, now_ns: int) -> None:
+        """Begin a step of the policy: rows → action → target → reference."""
         assert self._measured is not None
-        self._tried, self._news = now_ns // self._step_ns, False
+        self._tried = now_ns // self._step_ns
         rows, spec = self._rows(self._tried * self._step_ns), self.policy.action
         asked = combine(np.stack([chunk.actions[row] for chunk, row in rows]), spec, self.config.execution)
         sent = governed(asked, spec)
@@ -276,13 +266,12 @@ class Controller:
             self._intervene(now_ns, "clamped", "an action was out of its bounds", asked, sent)
         since_s = 0.0 if self.state is State.ARMED else 1e-9 * (now_ns - self._begun_ns)
         step_s, last = 1e-9 * self._step_ns, self._reference.at(since_s)[0]
-        left_s = 1e-9 * ((self._tried + 1) * self._step_ns - now_ns) if again else step_s
         self._begun_ns = now_ns
         try:
-            target = np.clip(self._target(sent, again=again), self.arm.limits.low, self.arm.limits.high)
+            target = np.clip(self._target(sent), self.arm.limits.low, self.arm.limits.high)
             check_jump(target, last, self.arm.limits, self._targets.hurry * step_s, free=self._free)
         except RefusedError as refusal:
-            self._reference.aim(last, last, since_s, left_s)
+            self._reference.aim(last, last, since_s, step_s)
             self._refuse(now_ns, refusal)
             return
         self._refused = 0
@@ -293,21 +282,14 @@ class Controller:
             following = governed(chunk.actions[row + 1], spec)
             with contextlib.suppress(RefusedError):  # it is refused when its time comes
                 after = self._targets.next(following, self._measured.joints)
-        self._reference.aim(target, after, since_s, left_s)
+        self._reference.aim(target, after, since_s, step_s)
         self.state = State.TRACKING
-        begun_ns = self._step.stamp_ns if again and self._step is not None else now_ns
-        self._log(Step(begun_ns, asked, sent, now_ns - chunk.stamp_ns), again=again)
+        self.steps.append(Step(now_ns, asked, sent, now_ns - chunk.stamp_ns))
 
-    def _log(self, step: Step | None, *, again: bool = False) -> None:
-        """Keep the step before, when it can change no more."""
-        if self._step is not None and not again:
-            self.steps.append(self._step)
-        self._step = step
-
-    def _target(self, action: Array, *, again: bool) -> Joints:
+    def _target(self, action: Array) -> Joints:
         assert self._measured is not None
         try:
-            return self._targets.next(action, self._measured.joints, again=again)
+            return self._targets.next(action, self._measured.joints)
         except RefusedError:
             raise
         except UnderstudyError as error:
@@ -323,7 +305,6 @@ class Controller:
     def _stop(self, now_ns: int, code: str, message: str) -> None:
         if self.state in (State.RAMP_STOP, State.STOPPED):
             return
-        self._log(None)
         self._intervene(now_ns, f"stop_{code}", message)
         self.state, self.reason = State.RAMP_STOP, message
 

@@ -29,11 +29,8 @@ class Targets(Protocol):
         """Start from ``joints`` [D]."""
         ...
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, again: bool = False) -> Joints:
-        """Where ``action`` leads from the last step taken, or ``again`` from where that began.
-
-        ``measured`` [D]: where the arm is now.
-        """
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
+        """Where ``action`` leads from the last step taken, when the arm is at ``measured`` [D]."""
         ...
 
     def take(self) -> None:
@@ -52,7 +49,7 @@ class JointTargets:
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, again: bool = False) -> Joints:
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
         """See `Targets`; raises `RefusedError` for joints that bring the tool out of the workspace."""
         joints = with_gripper(action.astype(np.float64), action, self._action, self._arm)
         if self._kinematics is not None and self._arm.workspace is not None:
@@ -93,29 +90,26 @@ class ToolTargets:
 
     def begin(self, joints: Joints) -> None:
         """See `Targets`."""
-        self._base = self._taken = (self._kinematics.forward(joints), joints)
-        self._asked = (self._base, self._taken)
+        self._asked = self._pose, self._last = self._kinematics.forward(joints), joints
 
-    def next(self, action: NDArray[np.float32], measured: Joints, *, again: bool = False) -> Joints:
+    def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
         """See `Targets`."""
-        base = self._base if again else self._taken
-        begin, near = base
         moved = action[self._moving].astype(np.float64)
         if self._action.kind == "ee_delta":
             here = self._kinematics.forward(measured).position
-            position = here + np.clip(begin.position + moved[:3] - here, -LEAD_M, LEAD_M)
-            turned = rotated(begin.quaternion, moved[3:])
+            position = here + np.clip(self._pose.position + moved[:3] - here, -LEAD_M, LEAD_M)
+            turned = rotated(self._pose.quaternion, moved[3:])
         else:
             position = moved[:3]
-            turned = rotated(np.array([1.0, 0, 0, 0]), moved[3:]) if len(moved) == 6 else begin.quaternion
+            turned = rotated(np.array([1.0, 0, 0, 0]), moved[3:]) if len(moved) == 6 else self._pose.quaternion
         pose = Pose(np.clip(position, self._low, self._high), turned)
-        joints = with_gripper(self._kinematics.inverse(pose, near), action, self._action, self._arm)
-        self._asked = (base, (pose, joints))
+        joints = with_gripper(self._kinematics.inverse(pose, self._last), action, self._action, self._arm)
+        self._asked = pose, joints
         return joints
 
     def take(self) -> None:
         """See `Targets`."""
-        self._base, self._taken = self._asked
+        self._pose, self._last = self._asked
 
 
 def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> Targets:

@@ -24,7 +24,7 @@ FASTEST = 20.0
 
 
 def hardware(limits: Limits) -> Limits:
-    """What the arm itself can do: more than setpoints may ask for, so that it can follow those that ask for the most."""
+    """What the arm itself can do: more than setpoints may ask for, so that it can follow those that ask the most."""
     faster, harder, jerkier = (
         tuple(factor * value for value in values)
         for factor, values in ((1.1, limits.velocity), (1.5, limits.acceleration), (3.0, limits.jerk))

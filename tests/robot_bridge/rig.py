@@ -133,7 +133,7 @@ def check_motion(joints, velocity, setpoints, *, dt=0.002, limits=SPEC.limits, t
     if touching:
         return
     smooth = (velocity[10:, :7] - velocity[:-10, :7]) / (10 * dt)
-    assert (np.abs(smooth) < 1.6 * np.array(limits.acceleration)[:7]).all()
+    assert (np.abs(smooth) < 1.3 * np.array(hardware(limits).acceleration)[:7]).all()
 
 
 def check_setpoints(setpoints, *, dt=0.002, limits=SPEC.limits):

@@ -197,7 +197,7 @@ def test_what_is_beyond_the_limits_is_saturated_and_said():
     def beyond(rig):
         rows = sine(rig, amplitude=0.0)
         seconds = 1e-9 * (rig.now_ns - rig.begun_ns) + np.arange(1, 17) / 20
-        rows[:, 6] = rig.centre[6] + 3.0 * seconds  # faster than it may, and beyond its end
+        rows[:, 6] = rig.centre[6] + 2.5 * seconds  # at once as fast as it may, and beyond its end
         return np.minimum(rows, 4.0)
 
     rig = Rig(make=beyond)
