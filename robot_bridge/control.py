@@ -129,6 +129,7 @@ class Controller:
         self._begun_ns = self._armed_ns = self._starved_ns = self._lagging_ns = self._ticked_ns = 0
         self._tried = self._refused = self._meeting = 0
         self._measured: ArmState | None = None
+        self._warned = False
         self._link = Link(alive=False, trouble="no server yet")
 
     def order(self, word: str, now_ns: int) -> str:
@@ -182,6 +183,7 @@ class Controller:
         self._measured, self._link = measured, link
         if self.state in (State.ARMED, State.TRACKING, State.EXTRAPOLATE):
             self._watch(now_ns)
+            self._warn(now_ns)
         self._ticked_ns = now_ns
         if self.state is State.ARMED and self._untried(now_ns) and self._due(now_ns):
             self._begin(now_ns)
@@ -223,6 +225,13 @@ class Controller:
             self._stop(now_ns, "rate", f"only {link.rate:.0%} of the requests are answered in time")
         elif not link.alive and self._left_s(now_ns) <= self.governor.stop_s + config.settle_s:
             self._stop(now_ns, "link", link.trouble or "nobody answers")
+
+    def _warn(self, now_ns: int) -> None:
+        """Once, whenever the answers begin to come late."""
+        late = self._link.rate < self.config.warn_rate
+        if late and not self._warned:
+            self._intervene(now_ns, "warn_rate", f"only {self._link.rate:.0%} of the requests are answered in time")
+        self._warned = late
 
     def _left_s(self, now_ns: int) -> float:
         return 1e-9 * (max(map(self._end_ns, self._chunks), default=now_ns) - now_ns)

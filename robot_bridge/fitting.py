@@ -53,10 +53,6 @@ class Fit:
         return f"{self.about}: {self.given}, wanted: {self.wanted}{f'; {self.advice}' if self.advice else ''}"
 
 
-Misfit = Fit
-"""A `Fit` whose status is not ``ok``."""
-
-
 @dataclass(frozen=True)
 class Side:
     """Whoever says what an action is, under the name that the rows give it; see `of_policy`."""
@@ -73,7 +69,7 @@ def of_policy(spec: PolicySpec, name: str = "checkpoint") -> Side:
     return Side(name, spec.action, spec.cameras, spec.proprio_names, spec.control_hz)
 
 
-def misfits(policy: PolicySpec, arm: ArmSpec, cameras: Sequence[CameraSpec] | None, kinematics: bool) -> list[Misfit]:
+def misfits(policy: PolicySpec, arm: ArmSpec, cameras: Sequence[CameraSpec] | None, kinematics: bool) -> list[Fit]:
     """What keeps ``policy`` from driving ``arm`` (``fail``), or may (``warn``); empty when all fits.
 
     ``cameras``: what sees the arm, height and width 0 where they are not known, ``None`` when nothing is known of them;

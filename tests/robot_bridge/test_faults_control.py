@@ -196,8 +196,8 @@ def test_a_gripper_that_is_told_to_open_and_close_at_once_keeps_its_limits():
 def test_what_is_beyond_the_limits_is_saturated_and_said():
     def beyond(rig):
         rows = sine(rig, amplitude=0.0)
-        seconds = 1e-9 * (rig.now_ns - rig.begun_ns) + np.arange(1, 17) / 20
-        rows[:, 6] = rig.centre[6] + 2.5 * seconds  # at once as fast as it may, and beyond its end
+        seconds = 1e-9 * (rig.now_ns - rig.begun_ns) + np.arange(1, 17) / 20 - 0.3
+        rows[:, 6] = rig.centre[6] + 2.5 * np.maximum(seconds, 0)  # at once as fast as it may, and beyond its end
         return np.minimum(rows, 4.0)
 
     rig = Rig(make=beyond)
@@ -298,6 +298,7 @@ def test_too_many_late_answers_stop_the_arm():
     rig.link = Link(rate=0.93)
     rig.run(0.5)
     assert rig.controller.state is State.TRACKING
+    assert rig.codes == ["warn_rate"]
     rig.link = Link(rate=0.89)
     rests(rig)
     assert "stop_rate" in rig.codes
