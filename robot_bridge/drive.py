@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -121,7 +122,8 @@ def _serving(asked: Drive) -> Iterator[str]:
     folder = run_folder()
     address = f"ipc://{folder / 'policy.sock'}"
     command = [sys.executable, "-m", "vla", "serve", str(asked.checkpoint), "--address", address]
-    process = subprocess.Popen(command)
+    threads = str(max(1, (os.cpu_count() or 2) - 1))  # those that wait for the core that control takes are late
+    process = subprocess.Popen(command, env={"OMP_NUM_THREADS": threads, **os.environ})
     try:
         yield address
     finally:

@@ -1,7 +1,7 @@
 """The scenes that a simulated arm may stand in, by name: the table-top suite's, and each of `sim.arm_models.MODELS`."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ TABLETOP = "tabletop"
 SPEC = ArmSpec(
     embodiment="panda-primitive",
     joints=(*PANDA_JOINTS, "gripper"),
-    limits=PANDA,
+    limits=replace(PANDA, acceleration=(*(30.0,) * 7, 60.0), jerk=(*(5000.0,) * 7, 6000.0)),
     rate_hz=500.0,
     proprio_names=("ee_x", "ee_y", "ee_z", "gripper_opening"),
     gripper=Gripper(index=7, open=1.0, closed=0.0),
     workspace=(tuple(WORKSPACE_LOW.tolist()), tuple(WORKSPACE_HIGH.tolist())),
     watchdog_s=0.04,
 )
-"""Of the table-top suite's arm."""
+"""Of the table-top suite's arm: as a Panda's, but its links weigh less, and its motors can do what its policies ask."""
 WIRING = Wiring(
     PANDA_JOINTS,
     tool="grip",
