@@ -149,7 +149,9 @@ class Asker:
     def _tell(self) -> None:
         self._told_ns = monotonic_ns()
         connection = self.connection
-        well = bool(self.meeting and self.begun) and not connection.trouble and not self.trouble.startswith("camera")
+        wanted = self.rings["task"].newest()
+        begun = wanted is not None and connection.ready and int(wanted["episode"]) == self.begun
+        well = bool(self.meeting and begun) and not connection.trouble and not self.trouble.startswith("camera")
         self.rings["link"].write(
             stamp_ns=self._told_ns,
             alive=well,

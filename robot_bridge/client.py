@@ -147,6 +147,7 @@ class Connection:
     def begin(self, task: Task, *, seed: int = 0, timeout_s: float = 5.0) -> None:
         """Begin an episode: what was asked before is void."""
         self._episode += 1
+        self._ready = False
         self._asked_ns.clear()
         header = self._header(Kind.RESET)
         plain = {"instruction": task.instruction, "seed": seed}

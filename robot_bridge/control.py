@@ -20,7 +20,7 @@ from policies.execution import ExecutionConfig, combine
 from robot_bridge.arms.arm import ArmSpec, ArmState, Joints, Kinematics
 from robot_bridge.interpolation import Interpolation, make_reference
 from robot_bridge.safety import Governor, RefusedError, check_chunk, check_jump, governed
-from robot_bridge.targets import make_targets
+from robot_bridge.targets import make_targets, outside_m
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionChunk, PolicySpec
 
@@ -38,6 +38,14 @@ class State(IntEnum):
     STOPPED = 5
 
 
+MOVING = (State.ARMED, State.TRACKING, State.EXTRAPOLATE)
+OUTSIDE = 0.02
+"""How far [rad] a joint may stand beyond its limits, by measuring, when it is armed."""
+STILL_S, STILL = 0.05, 0.01
+SLOWED = 0.05
+"""How far [rad] the arm is held back when that is worth telling."""
+WORKSPACE_NS, BEYOND_M = 8_000_000, 0.01
+"""How often the tool's way to rest is looked at, and how far out of its workspace it may lead."""
 ORDERS = ("arm", "reset", "stop")
 """What an operator may say."""
 
@@ -50,7 +58,7 @@ class ControlConfig:
     interpolation: Interpolation = "spline"
     extrapolate_s: float = 0.06
     """how long the arm goes straight on when there is nothing to carry out, before it brakes"""
-    settle_s: float = 0.15
+    settle_s: float = 0.2
     """how long before the end of its last chunk an arm that nobody answers any more is to be at rest"""
     future_s: float = 0.005
     """how far ahead of our clock a chunk's stamp may be: both are of this machine"""
@@ -85,13 +93,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Intervention:
-    """Something that was not done as asked; ``asked`` and ``sent`` [A], empty where there is none."""
+    """Something that was not done as asked: one word, and what was asked and sent, or why not."""
 
     stamp_ns: int
     code: str
     message: str
-    asked: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    sent: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,13 @@ class Controller:
         self._chunks: deque[ActionChunk] = deque(maxlen=self.config.execution.num_chunks)
         self._free = None if arm.gripper is None else arm.gripper.index
         self._begun_ns = self._armed_ns = self._starved_ns = self._lagging_ns = self._ticked_ns = 0
-        self._tried = self._refused = self._meeting = 0
+        self._tried = self._meeting = 0
+        self._refused = Counter[str]()
+        """chunks and steps in a row that were refused"""
+        self._past: deque[ArmState] = deque(maxlen=int(STILL_S * arm.rate_hz) + 1)
         self._measured: ArmState | None = None
-        self._warned = False
+        self._warned = self._slowed = False
+        self._kinematics, self._looked_ns = kinematics, 0
         self._link = Link(alive=False, trouble="no server yet")
 
     def order(self, word: str, now_ns: int) -> str:
@@ -144,15 +154,20 @@ class Controller:
             return f"{word}: the arm is {self.state.name}, not {wanted.name}"
         if self._measured is None or now_ns - self._measured.stamp_ns > 1e9 * self.config.feedback_s:
             return f"{word}: the arm does not say where it is"
+        if (why := self.misplaced(self._measured.joints)) or (why := self._moves()):
+            return f"{word}: {why}"
         if word == "reset":
             self.governor.reset(self._measured.joints)
             self.state, self.reason = State.IDLE, ""
             return ""
         if not self._link.alive:
             return f"arm: {self._link.trouble or 'nobody answers'}"
+        if (np.abs(self._measured.joints - self.governor.position) > self.arm.limits.lag).any():
+            self.governor.reset(self._measured.joints)  # somebody has moved it since
         self._targets.begin(self._measured.joints)
         self._chunks.clear()
-        self._armed_ns, self._refused, self._meeting = now_ns, 0, self._link.meeting
+        self._armed_ns, self._meeting = now_ns, self._link.meeting
+        self._refused.clear()
         self._reference.rest(self.governor.position)
         self.state, self.reason = State.ARMED, ""
         return ""
@@ -160,7 +175,7 @@ class Controller:
     def offer(self, chunk: ActionChunk, now_ns: int) -> bool:
         """A chunk from the policy; whether it will be carried out. Only what was seen after arming counts."""
         newest = self._chunks[-1].stamp_ns if self._chunks else self._armed_ns
-        if self.state not in (State.ARMED, State.TRACKING, State.EXTRAPOLATE):
+        if self.state not in MOVING:
             return self._drop("unarmed")
         if chunk.stamp_ns > now_ns + 1e9 * self.config.future_s:
             return self._drop("future")
@@ -173,16 +188,41 @@ class Controller:
                 raise RefusedError("shape", f"{self.policy.pred_horizon} rows were expected, got {chunk.actions.shape}")
             check_chunk(chunk.actions, self.policy.action)
         except RefusedError as refusal:
-            self._refuse(now_ns, refusal)
+            self._refuse(now_ns, refusal, "chunk")
             return False
+        self._refused["chunk"] = 0
         self._chunks.append(chunk)
         return True
 
+    def misplaced(self, joints: Joints) -> str:
+        """Why the arm cannot be driven from ``joints`` [D]; "" when it can."""
+        limits = self.arm.limits
+        out = (joints < np.asarray(limits.low) - OUTSIDE) | (joints > np.asarray(limits.high) + OUTSIDE)
+        if not out.any():
+            return ""
+        joint = int(np.argmax(out))
+        return (
+            f"{self.arm.joints[joint]} stands at {joints[joint]:.2f}, beyond its limits {limits.low[joint]:.2f} … "
+            f"{limits.high[joint]:.2f}: move it by hand"
+        )
+
+    def _moves(self) -> str:
+        moved = max((float(np.abs(one.joints - self._past[-1].joints).max()) for one in self._past), default=0.0)
+        return f"the arm still moves ({moved:.3f} rad in {STILL_S:g} s)" if moved > STILL else ""
+
     def tick(self, now_ns: int, measured: ArmState, link: Link) -> Joints:
         """The setpoint [D] of now."""
-        self._measured, self._link = measured, link
-        if self.state in (State.ARMED, State.TRACKING, State.EXTRAPOLATE):
+        self._link = link
+        if np.isfinite(measured.joints).all():
+            self._measured = measured
+            self._past.append(measured)
+        elif self.state in MOVING:
+            self._stop(now_ns, "feedback", "the arm measures what is no number")
+        if self._measured is None:
+            return self.governor.position
+        if self.state in MOVING:
             self._watch(now_ns)
+            self._watch_workspace(now_ns)
             self._warn(now_ns)
         self._ticked_ns = now_ns
         if self.state is State.ARMED and self._untried(now_ns) and self._due(now_ns):
@@ -190,7 +230,10 @@ class Controller:
         elif self.state in (State.TRACKING, State.EXTRAPOLATE):
             self._go_on(now_ns)
         if self.state in (State.TRACKING, State.EXTRAPOLATE):
-            return self.governor.towards(*self._reference.at(1e-9 * (now_ns - self._begun_ns)))
+            wanted, velocity = self._reference.at(1e-9 * (now_ns - self._begun_ns))
+            setpoint = self.governor.towards(wanted, velocity)
+            self._tell_slowed(now_ns, wanted, setpoint)
+            return setpoint
         if self.state is State.RAMP_STOP:
             self.governor.brake()
             if self.governor.at_rest:
@@ -225,6 +268,27 @@ class Controller:
             self._stop(now_ns, "rate", f"only {link.rate:.0%} of the requests are answered in time")
         elif not link.alive and self._left_s(now_ns) <= self.governor.stop_s + config.settle_s:
             self._stop(now_ns, "link", link.trouble or "nobody answers")
+
+    def _watch_workspace(self, now_ns: int) -> None:
+        """Brake while the tool still comes to rest inside."""
+        if self._kinematics is None or self.arm.workspace is None or now_ns - self._looked_ns < WORKSPACE_NS:
+            return
+        self._looked_ns = now_ns
+        there, here = (outside_m(at, self.arm, self._kinematics) for at in (self.governor.rest, self.governor.position))
+        if there > max(here + 1e-4, BEYOND_M):
+            self._stop(now_ns, "workspace", f"the tool was about to leave its workspace by {1e3 * there:.0f} mm")
+
+    def _tell_slowed(self, now_ns: int, wanted: Joints, setpoint: Joints) -> None:
+        """Say when the governor begins to hold the arm back."""
+        gap = np.abs(wanted - setpoint)
+        if self._free is not None:
+            gap[self._free] = 0.0
+        slowed = bool(gap.max() > (SLOWED / 2 if self._slowed else SLOWED))
+        if slowed and not self._slowed:
+            joint = int(np.argmax(gap))
+            told = f"{self.arm.joints[joint]} was to be at {wanted[joint]:.3f}, and is sent to {setpoint[joint]:.3f}"
+            self._intervene(now_ns, "slowed", told)
+        self._slowed = slowed
 
     def _warn(self, now_ns: int) -> None:
         """Once, whenever the answers begin to come late."""
@@ -270,20 +334,22 @@ class Controller:
         self._tried = now_ns // self._step_ns
         rows, spec = self._rows(self._tried * self._step_ns), self.policy.action
         asked = combine(np.stack([chunk.actions[row] for chunk, row in rows]), spec, self.config.execution)
-        sent = governed(asked, spec)
-        if not np.array_equal(sent, asked):
-            self._intervene(now_ns, "clamped", "an action was out of its bounds", asked, sent)
         since_s = 0.0 if self.state is State.ARMED else 1e-9 * (now_ns - self._begun_ns)
         step_s, last = 1e-9 * self._step_ns, self._reference.at(since_s)[0]
         self._begun_ns = now_ns
         try:
+            sent = governed(asked, spec)
             target = np.clip(self._target(sent), self.arm.limits.low, self.arm.limits.high)
             check_jump(target, last, self.arm.limits, self._targets.hurry * step_s, free=self._free)
         except RefusedError as refusal:
             self._reference.aim(last, last, since_s, step_s)
-            self._refuse(now_ns, refusal)
+            self._refuse(now_ns, refusal, "step")
             return
-        self._refused = 0
+        self._refused["step"] = 0
+        if not np.array_equal(sent, asked):
+            changed = zip(spec.names, asked, sent, strict=True)
+            told = ", ".join(f"{name} {one:.4g} → {other:.4g}" for name, one, other in changed if one != other)
+            self._intervene(now_ns, "clamped", f"out of bounds: {told}")
         self._targets.take()
         chunk, row = rows[-1]
         after = None
@@ -304,11 +370,11 @@ class Controller:
         except UnderstudyError as error:
             raise RefusedError("unreachable", str(error)) from error
 
-    def _refuse(self, now_ns: int, refusal: RefusedError) -> None:
+    def _refuse(self, now_ns: int, refusal: RefusedError, what: str) -> None:
         """Go on without; too often in a row, and the arm brakes."""
-        self._refused += 1
+        self._refused[what] += 1
         self._intervene(now_ns, refusal.code, str(refusal))
-        if self._refused >= self.config.refusals:
+        if self._refused[what] >= self.config.refusals:
             self._stop(now_ns, refusal.code, str(refusal))
 
     def _stop(self, now_ns: int, code: str, message: str) -> None:
@@ -317,12 +383,9 @@ class Controller:
         self._intervene(now_ns, f"stop_{code}", message)
         self.state, self.reason = State.RAMP_STOP, message
 
-    def _intervene(
-        self, now_ns: int, code: str, message: str, asked: Array | None = None, sent: Array | None = None
-    ) -> None:
+    def _intervene(self, now_ns: int, code: str, message: str) -> None:
         self.counts[code] += 1
-        vectors = [np.empty(0) if vector is None else vector.astype(np.float64) for vector in (asked, sent)]
-        self.interventions.append(Intervention(now_ns, code, message, *vectors))
+        self.interventions.append(Intervention(now_ns, code, message))
 
     def _drop(self, code: str) -> bool:
         self.counts[code] += 1

@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from policies.execution import ExecutionConfig
 from policies.policy import read_spec
 from robot_bridge.arms.arm import ARMS, make_arm
 from robot_bridge.client import BridgeError, Connection
-from robot_bridge.control import ControlConfig, State
+from robot_bridge.control import MOVING, ControlConfig, State
 from robot_bridge.fitting import misfits
 from robot_bridge.keyboard import Keyboard
 from robot_bridge.ledger import Log
@@ -121,7 +122,7 @@ def _serving(asked: Drive) -> Iterator[str]:
         raise UnderstudyError("say which policy: a CHECKPOINT, or --server tcp://HOST:PORT")
     folder = run_folder()
     address = f"ipc://{folder / 'policy.sock'}"
-    command = [sys.executable, "-m", "vla", "serve", str(asked.checkpoint), "--address", address]
+    command = [sys.executable, "-m", "vla", "serve", str(asked.checkpoint), "--address", address, "--with-parent"]
     threads = str(max(1, (os.cpu_count() or 2) - 1))  # those that wait for the core that control takes are late
     process = subprocess.Popen(command, env={"OMP_NUM_THREADS": threads, **os.environ})
     try:
@@ -173,50 +174,52 @@ def _check_fits(asked: Drive, spec: PolicySpec, stage: Stage) -> None:
 
 def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -> Iterator[Driven]:
     log, views = Log(run.plan, run.rings), Views(run) if asked.views else None
-    for number in range(asked.episodes):
-        if number:
-            stage.begin(number)
-        instruction = asked.instruction or stage.instruction
-        if not instruction and asked.replay is None:
-            raise UnderstudyError('say what to do: --instruction "lift the red cube"')
-        run.begin(Task(instruction), seed=asked.seed + number, timeout_s=SERVING_S)
-        ended = _episode(asked, run, stage, keyboard, log, views)
-        sys.stderr.write("\n")
-        logger.info("episode %d: %s after %.1f s%s", number, _verdict(ended), ended.seconds, _why(ended))
-        yield ended
-        if keyboard is not None and keyboard.left:
-            break
-    log.drain()
-    if asked.out is not None:
-        logger.info("report: %s", write_report(asked.out, log))
+    try:
+        for number in range(asked.episodes):
+            if number:
+                stage.begin(number)
+            instruction = asked.instruction or stage.instruction
+            if not instruction and asked.replay is None:
+                raise UnderstudyError('say what to do: --instruction "lift the red cube"')
+            run.begin(Task(instruction), seed=asked.seed + number, timeout_s=SERVING_S)
+            ended = _episode(asked, run, stage, keyboard, log, views)
+            sys.stderr.write("\n")
+            logger.info("episode %d: %s after %.1f s%s", number, _verdict(ended), ended.seconds, _why(ended))
+            yield ended
+            if keyboard is not None and keyboard.left:
+                break
+    finally:  # whatever ended it: then most of all somebody wants to know
+        log.drain()
+        if asked.out is not None:
+            logger.info("report: %s", write_report(asked.out, log))
 
 
 def _episode(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None, log: Log, views: Views | None) -> Driven:
     """One episode: armed, watched, ended by success, by time, by a stop."""
-    at_once = keyboard is None or asked.arm in STAGES
-    if at_once:
+    if asked.arm in STAGES:
         run.arm()
-    elif keyboard is not None:
-        sys.stderr.write(f"{keyboard.help}\n")
-    began, moved = monotonic(), at_once
+    else:
+        sys.stderr.write(f"{Keyboard.help}; or, from another terminal: vla order arm\n")
+    began, armed = monotonic(), asked.arm in STAGES
     while True:
-        log.drain()
-        if views is not None:
-            views.show()
         if keyboard is not None:
             for word in keyboard.read():
                 run.order(word)
-        state = run.state
-        moved = moved or state is not State.IDLE
+        log.drain()
+        if views is not None:
+            views.show()
         sys.stderr.write(f"\r{log.ledger().line()}\x1b[K")
-        if not moved:
+        run.check_alive()
+        state = run.state
+        armed = armed or state in MOVING
+        if not armed:
             began = monotonic()
         over = monotonic() - began > asked.seconds or (keyboard is not None and keyboard.left)
-        if over or stage.done() or (moved and state is State.STOPPED):
+        if over or stage.done() or (armed and state is State.STOPPED):
             break
         sleep(LOOK_S)
     ended = Driven(stage.done(), monotonic() - began, run.state, run.reason)
-    if run.state is not State.IDLE:
+    if run.state in MOVING:
         run.order("stop")
         run.wait_for(State.STOPPED)
     return ended
@@ -278,6 +281,7 @@ def main(argv: list[str]) -> int:
         out=given.out,
         views=given.rerun,
     )
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # brake and clear up, as for Ctrl-C
     with Keyboard() as keyboard:
         ended = drive(asked, keyboard=keyboard if keyboard.there else None)
     known = [one.success for one in ended if one.success is not None]

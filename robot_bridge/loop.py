@@ -9,8 +9,10 @@ import ctypes
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from time import monotonic_ns, sleep
 
 import numpy as np
@@ -29,7 +31,8 @@ PRIORITY = 50
 LOCK_ALL = 3  # MCL_CURRENT | MCL_FUTURE
 SILENT_NS = 500_000_000
 """Silence of the process that asks after which it is taken for dead."""
-BRAKE_S = 1.0
+SPARE_S = 0.5
+"""More than braking takes, before it is left at that."""
 _TIMER_ABSTIME = 1
 
 
@@ -71,19 +74,20 @@ def make_sleep() -> Callable[[int], None]:
 def control(plan: Plan, parent: int) -> None:
     """The process: drives the arm until its parent has gone, then brakes and leaves it holding."""
     rings, arm = plan.rings(), make_arm(plan.arm.target, **plan.arm.options)
-    try:
-        arm.connect()
-        loop = Loop(plan, arm, rings, parent)
-    except UnderstudyError as error:
-        rings["control"].write(stamp_ns=monotonic_ns(), state=State.STOPPED, reason=text(first_line(error), MESSAGE))
-        raise
-    orders = OrderSocket(plan.folder)
-    be_prompt()
-    try:
+    with ExitStack() as leaving:
+        try:
+            leaving.callback(arm.disconnect)
+            arm.connect()
+            loop = Loop(plan, arm, rings, parent)
+            orders = OrderSocket(plan.folder)
+            leaving.callback(orders.close)
+        except UnderstudyError as error:
+            told = text(first_line(error), MESSAGE)
+            rings["control"].write(stamp_ns=monotonic_ns(), state=State.STOPPED, reason=told)
+            raise
+        signal.signal(signal.SIGTERM, lambda number, frame: loop.leave())
+        be_prompt()
         loop.run(orders)
-    finally:
-        orders.close()
-        arm.disconnect()
 
 
 class Loop:
@@ -97,13 +101,19 @@ class Loop:
         self._link = Link(alive=False, trouble="the asking process has not begun")
         self._link_ns = 0
         self._tick_ns = round(1e9 / arm.spec.rate_hz)
-        self._state = arm.state()
+        self._state, self._leaving = arm.state(), False
+        if why := self.controller.misplaced(self._state.joints):
+            raise ArmError(why)
         self.controller.governor.reset(self._state.joints)
 
+    def leave(self) -> None:
+        """Let `run` brake and end."""
+        self._leaving = True
+
     def run(self, orders: OrderSocket) -> None:
-        """Until the parent has gone, or the arm answers no more."""
+        """Until the parent has gone, somebody says `leave`, or the arm answers no more."""
         wait_until, due_ns = make_sleep(), monotonic_ns() + self._tick_ns
-        while os.getppid() == self._parent:
+        while os.getppid() == self._parent and not self._leaving:
             wait_until(due_ns)
             now_ns = monotonic_ns()
             self._hear(orders, now_ns)
@@ -142,15 +152,22 @@ class Loop:
             setpoint = controller.tick(now_ns, self._state, self._link)
             if not controller.config.shadow:
                 self._arm.command(setpoint)
-        except ArmError as error:
-            self._say(now_ns, "stop_arm", str(error))
-            with contextlib.suppress(ArmError):
-                self._arm.stop()
-            self._status(now_ns, State.STOPPED, str(error))
+        except Exception as error:  # noqa: BLE001 whatever it is, the arm must not go on without us
+            self._give_up(now_ns, error)
             return False
         self.ticks += 1
         self._write(now_ns, late_ns, setpoint, self._state)
         return True
+
+    def _give_up(self, now_ns: int, error: Exception) -> None:
+        """Nothing more can be said to the arm but to stop by its own means."""
+        if not isinstance(error, ArmError):
+            logger.error("control has failed", exc_info=error)
+        if not self.controller.config.shadow:
+            with contextlib.suppress(Exception):
+                self._arm.stop()
+        self._say(now_ns, "stop_arm", first_line(error))
+        self._status(now_ns, State.STOPPED, first_line(error))
 
     def _write(self, now_ns: int, late_ns: int, setpoint: np.ndarray, state: ArmState) -> None:
         controller, rings = self.controller, self._rings
@@ -188,7 +205,7 @@ class Loop:
     def _leave(self) -> None:
         """Brake, because nobody is there any more."""
         self.controller.order("stop", monotonic_ns())
-        until = monotonic_ns() + int(1e9 * BRAKE_S)
+        until = monotonic_ns() + int(1e9 * (self.controller.governor.stop_s + SPARE_S))
         while monotonic_ns() < until and self.controller.state is State.RAMP_STOP:
             if not self._tick(monotonic_ns(), 0):
                 return

@@ -96,7 +96,7 @@ class Plan:
             "control": (
                 [
                     *(stamp, ("state", "u1"), ("reason", f"S{MESSAGE}"), ("ticks", "<i8"), ("missed", "<i8")),
-                    *(("interventions", "<i8"), ("armed", "<i8")),
+                    ("interventions", "<i8"),
                 ],
                 4,
             ),

@@ -6,7 +6,6 @@ with Run(plan) as run:
     run.wait_for(State.STOPPED)
 """
 
-import contextlib
 import logging
 import multiprocessing as mp
 import os
@@ -14,17 +13,16 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, monotonic_ns, sleep
 from types import FrameType
 from typing import Any, Self
 
 from robot_bridge import asking, loop, recorder, replaying, seeing
-from robot_bridge.control import State
-from robot_bridge.orders import SOCKET, give_order, runs_folder
+from robot_bridge.control import MOVING, State
+from robot_bridge.orders import give_order, runs_folder
 from robot_bridge.plan import INSTRUCTION, Plan
 from robot_bridge.rings import text
 from vla.errors import UnderstudyError
@@ -33,6 +31,8 @@ from vla.types import Task
 logger = logging.getLogger(__name__)
 
 STARTING_S = 60.0
+LEAVING_S = 5.0
+SILENT_NS = 1_000_000_000
 RECORDER = "recorder"
 """The one process that the arm can do without."""
 
@@ -59,16 +59,22 @@ class Run:
         }
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self) -> None:
         for process in self.processes.values():
             process.start()
         until = monotonic() + STARTING_S
         while self.rings["control"].newest() is None or self.rings["seen"].newest() is None:
-            self._check_alive()
+            self.check_alive()
             if monotonic() > until:
-                self.close()
                 raise UnderstudyError("the arm or its cameras do not come up")
             sleep(0.02)
-        return self
 
     def __exit__(self, *about: object) -> None:
         self.close()
@@ -91,12 +97,14 @@ class Run:
         return str(found.decode(errors="replace"))
 
     def begin(self, task: Task, *, seed: int = 0, timeout_s: float = 10.0) -> None:
-        """Begin an episode at the server; raises `UnderstudyError` with the reason when it does not answer in time."""
+        """Begin an episode at the server, with the arm at rest; raises `UnderstudyError` when that cannot be."""
+        if self.state in MOVING:
+            raise UnderstudyError(f"the arm is {self.state.name}: stop it before another episode begins")
         self._episode += 1
         self.rings["task"].write(episode=self._episode, instruction=text(task.instruction, INSTRUCTION), seed=seed)
         until = monotonic() + timeout_s
         while monotonic() < until:
-            self._check_alive()
+            self.check_alive()
             link = self.rings["link"].newest()
             if link is not None and link["alive"] and int(link["episode"]) == self._episode:
                 return
@@ -108,15 +116,21 @@ class Run:
         give_order(self.plan.folder, word)
 
     def arm(self, *, timeout_s: float = 5.0) -> None:
-        """Reset if need be, and arm; raises `UnderstudyError` with the reason when that is refused."""
+        """Reset if need be, and arm; raises `UnderstudyError` with the reason when that is refused.
+
+        A stop that comes meanwhile is a stop.
+        """
         until, said = monotonic() + timeout_s, self.rings["events"].written
-        while self.state not in (State.ARMED, State.TRACKING):
-            self._check_alive()
-            if monotonic() > until:
-                told = [record["message"].decode() for record in self.rings["events"].since(said)[0]]
-                raise UnderstudyError(f"the arm cannot be armed: {(told or [self.reason])[-1]}")
-            self.order("reset" if self.state is State.STOPPED else "arm")
-            sleep(0.05)
+        for word, wanted in (("reset", (State.IDLE,)), ("arm", MOVING)):
+            while self.state not in (*wanted, *MOVING):
+                self.check_alive()
+                told = [record for record in self.rings["events"].since(said)[0] if record["message"] != b"done"]
+                stopped = [record for record in told if record["code"].startswith(b"stop_")]
+                if stopped or monotonic() > until:
+                    why = told[-1]["message"].decode() if told else self.reason
+                    raise UnderstudyError(f"the arm cannot be armed: {why}")
+                self.order(word)
+                sleep(0.05)
 
     def wait_for(self, *states: State, timeout_s: float = 30.0) -> State:
         """The first of ``states`` that is reached; raises `UnderstudyError`."""
@@ -124,22 +138,17 @@ class Run:
         while monotonic() < until:
             if self.state in states:
                 return self.state
-            self._check_alive()
+            self.check_alive()
             sleep(0.005)
         raise UnderstudyError(f"the arm is {self.state.name} after {timeout_s:g} s: {self.reason}")
 
     def close(self) -> None:
         """Stop the arm, wait until it stands, end the processes; a second time is no harm."""
-        control = self.processes["control"]
-        with contextlib.suppress(UnderstudyError):
-            if control.is_alive() and (self.plan.folder / SOCKET).exists():
-                self.order("stop")
-                self.wait_for(State.STOPPED, State.IDLE, timeout_s=2.0)
-        for process in self.processes.values():
-            if process.pid is not None:
-                process.terminate()
-                process.join(2.0)
-                process.kill()
+        started = [process for process in self.processes.values() if process.pid is not None]
+        for process in started:  # control brakes before it ends, and is the first of them
+            process.terminate()
+            process.join(LEAVING_S)
+            process.kill()
         shutil.rmtree(self.plan.folder, ignore_errors=True)
         if self.plan.record is not None:
             try:
@@ -147,10 +156,15 @@ class Run:
             except UnderstudyError as error:
                 logger.warning("%s", error)
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise `UnderstudyError` when a process that the arm needs has ended, or control says nothing any more."""
         for name, process in self.processes.items():
             if not process.is_alive() and name != RECORDER:
                 raise UnderstudyError(f"the process {name} has ended (code {process.exitcode}): {self._last_words()}")
+
+        status = self.rings["control"].newest()
+        if status is not None and monotonic_ns() - int(status["stamp_ns"]) > SILENT_NS:
+            raise UnderstudyError(f"the control process has been silent for more than {1e-9 * SILENT_NS} s")
 
     def _last_words(self) -> str:
         status = self.rings["control"].newest()
@@ -169,8 +183,3 @@ def _quiet(target: Callable[[Plan, int], None], plan: Plan, parent: int) -> None
         target(plan, parent)
     except UnderstudyError as error:
         raise SystemExit(f"{mp.current_process().name}: {error}") from error
-
-
-def planned(plan: Plan) -> Plan:
-    """``plan`` with a folder of its own."""
-    return replace(plan, folder=run_folder())

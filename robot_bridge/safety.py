@@ -75,7 +75,7 @@ def check_jump(target: Joints, last: Joints, limits: Limits, dt: float, *, free:
     ``free``: the gripper, which may be told to open at once: it is only slowed down.
     """
     reach = np.asarray(limits.velocity) * dt * (1 + 1e-6)
-    far = np.abs(target - last) > reach
+    far = ~(np.abs(target - last) <= reach)  # also what is no number
     if free is not None:
         far[free] = False
     if far.any():
@@ -132,6 +132,12 @@ class Governor:
     def at_rest(self) -> bool:
         """Whether the setpoint stands still."""
         return all(abs(v) < 1e-6 for v in self._v) and all(abs(a) < 1e-4 for a in self._a)
+
+    @property
+    def rest(self) -> Joints:
+        """Where it comes to rest [D] when it brakes now."""
+        axes = zip(self._p, self._v, self._a, self._axes, strict=True)
+        return np.array([p + braking(v, a, most, jerk) for p, v, a, (_, _, most, jerk) in axes])
 
     @property
     def stop_s(self) -> float:

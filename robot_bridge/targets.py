@@ -16,6 +16,7 @@ from vla.types import ActionSpec
 
 LEAD_M = 0.04
 """How far the reference of deltas may run ahead of the tool [m]."""
+LEAD_RAD = 0.35
 EDGE_M = 0.002
 
 
@@ -52,22 +53,15 @@ class JointTargets:
     def next(self, action: NDArray[np.float32], measured: Joints) -> Joints:
         """See `Targets`; raises `RefusedError` for joints that bring the tool out of the workspace."""
         joints = with_gripper(action.astype(np.float64), action, self._action, self._arm)
-        if self._kinematics is not None and self._arm.workspace is not None:
-            self._check_inside(self._kinematics.forward(joints).position, self._kinematics.forward(measured).position)
+        if self._kinematics is None:
+            return joints
+        there, here = (outside_m(one, self._arm, self._kinematics) for one in (joints, measured))
+        if there > max(here, EDGE_M):  # one that is outside already may come nearer
+            raise RefusedError("workspace", f"the tool would be {1e3 * there:.0f} mm outside of its workspace")
         return joints
 
     def take(self) -> None:
         """See `Targets`."""
-
-    def _check_inside(self, position: Joints, here: Joints) -> None:
-        """A tool that is outside already may come nearer."""
-        box = self._arm.workspace
-        assert box is not None
-        there, now = (
-            float(np.max(np.maximum(np.subtract(box[0], at), np.subtract(at, box[1])))) for at in (position, here)
-        )
-        if there > max(now, EDGE_M):
-            raise RefusedError("workspace", f"the tool would be {1e3 * there:.0f} mm outside of its workspace")
 
 
 class ToolTargets:
@@ -77,11 +71,10 @@ class ToolTargets:
     A tool that moves as fast as its actions may asks single joints for more than their speed: they are slowed down.
     """
 
-    hurry = 4.0
-
     def __init__(self, action: ActionSpec, arm: ArmSpec, kinematics: Kinematics) -> None:
         self._action, self._arm, self._kinematics = action, arm, kinematics
         gripper = () if action.gripper is None else (action.gripper.index,)
+        self.hurry = 4.0 if action.kind == "ee_delta" else 1.0
         self._moving = [index for index in range(action.dim) if index not in gripper]
         if len(self._moving) not in (3, 6):
             raise UnderstudyError(f"{action.kind} moves x, y, z and may turn; it has {', '.join(action.names)}")
@@ -98,7 +91,7 @@ class ToolTargets:
         if self._action.kind == "ee_delta":
             here = self._kinematics.forward(measured).position
             position = here + np.clip(self._pose.position + moved[:3] - here, -LEAD_M, LEAD_M)
-            turned = rotated(self._pose.quaternion, moved[3:])
+            turned = near_to(rotated(self._pose.quaternion, moved[3:]), self._kinematics.forward(measured).quaternion)
         else:
             position = moved[:3]
             turned = rotated(np.array([1.0, 0, 0, 0]), moved[3:]) if len(moved) == 6 else self._pose.quaternion
@@ -114,6 +107,8 @@ class ToolTargets:
 
 def make_targets(action: ActionSpec, arm: ArmSpec, kinematics: Kinematics | None) -> Targets:
     """What fits; raises `UnderstudyError` when the arm cannot be driven like that."""
+    if not np.isfinite([action.low, action.high]).all():
+        raise UnderstudyError("the policy's actions have no bounds: nothing could be told from nonsense")
     if action.kind == "joint_position":
         if action.names != arm.joints:
             raise UnderstudyError(f"the policy moves {', '.join(action.names)}; the arm has {', '.join(arm.joints)}")
@@ -138,8 +133,34 @@ def rotated(quaternion: Joints, vector: Joints) -> Joints:
     angle = float(np.linalg.norm(vector)) if len(vector) else 0.0
     if angle < 1e-12:
         return quaternion
-    w, (x, y, z) = np.cos(angle / 2), np.sin(angle / 2) / angle * vector
-    a, b, c, d = quaternion
-    product = [w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c]
-    product += [w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a]
-    return np.array(product) / np.linalg.norm(product)
+    turned = product(np.array([np.cos(angle / 2), *(np.sin(angle / 2) / angle * vector)]), quaternion)
+    return turned / np.linalg.norm(turned)
+
+
+def outside_m(joints: Joints, arm: ArmSpec, kinematics: Kinematics) -> float:
+    """How far [m] the tool is out of its workspace at ``joints`` [D]; 0 or less inside, or where there is none."""
+    if arm.workspace is None:
+        return 0.0
+    low, high = arm.workspace
+    position = kinematics.forward(joints).position
+    return float(np.max(np.maximum(np.subtract(low, position), np.subtract(position, high))))
+
+
+def near_to(quaternion: Joints, measured: Joints) -> Joints:
+    """``quaternion``, or as much of the way there from ``measured`` as the reference may run ahead."""
+    w, x, y, z = measured
+    back = np.array([w, -x, -y, -z])
+    turn = product(quaternion, back)
+    turn = turn if turn[0] >= 0 else -turn
+    angle = 2 * float(np.arccos(min(turn[0], 1.0)))
+    if angle <= LEAD_RAD:
+        return quaternion
+    return rotated(measured, turn[1:] / np.linalg.norm(turn[1:]) * LEAD_RAD)
+
+
+def product(one: Joints, other: Joints) -> Joints:
+    """The rotation ``other`` and then ``one``, as quaternions (w, x, y, z)."""
+    w, x, y, z = one
+    a, b, c, d = other
+    found = [w * a - x * b - y * c - z * d, w * b + x * a + y * d - z * c]
+    return np.array([*found, w * c - x * d + y * a + z * b, w * d + x * c - y * b + z * a])

@@ -127,7 +127,7 @@ def check_motion(joints, velocity, setpoints, *, dt=0.002, limits=SPEC.limits, t
     low, high = np.array(limits.low), np.array(limits.high)
     assert (joints > low - 0.02).all()
     assert (joints < high + 0.02).all()
-    assert (np.abs(velocity) < 1.1 * np.array(limits.velocity) + 0.02).all()
+    assert (np.abs(velocity) < (1.5 if touching else 1.1) * np.array(limits.velocity) + 0.02).all()
     check_setpoints(setpoints, dt=dt, limits=hardware(limits))
     # acceleration of the arm itself, through its motors, over 20 ms
     if touching:

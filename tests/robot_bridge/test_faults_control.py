@@ -33,6 +33,7 @@ def rests(rig, seconds=0.3):
     begin = rig.physics.joints
     rig.run(0.5)
     np.testing.assert_allclose(rig.physics.joints[:7], begin[:7], atol=3e-3)
+    check_setpoints(np.array(rig.sent))
     check_motion(*rig.moved)
 
 
