@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -27,7 +28,7 @@ from policies.policy import read_spec
 from robot_bridge.arms.arm import ARMS, make_arm
 from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import MOVING, ControlConfig, State
-from robot_bridge.fitting import misfits
+from robot_bridge.fitting import Side, alike, misfits, of_policy
 from robot_bridge.keyboard import Keyboard
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Plan
@@ -122,7 +123,7 @@ def _serving(asked: Drive) -> Iterator[str]:
         raise UnderstudyError("say which policy: a CHECKPOINT, or --server tcp://HOST:PORT")
     folder = run_folder()
     address = f"ipc://{folder / 'policy.sock'}"
-    command = [sys.executable, "-m", "vla", "serve", str(asked.checkpoint), "--address", address, "--with-parent"]
+    command = [sys.executable, "-m", "vla", "serve", str(asked.checkpoint), "--address", address]
     threads = str(max(1, (os.cpu_count() or 2) - 1))  # those that wait for the core that control takes are late
     process = subprocess.Popen(command, env={"OMP_NUM_THREADS": threads, **os.environ})
     try:
@@ -235,13 +236,13 @@ def _why(ended: Driven) -> str:
 
 def asked_actions(dataset: Path, spec: PolicySpec, episode: int = 0) -> np.ndarray:
     """The actions [T, A] of a recorded episode; raises `UnderstudyError` for those of another kind of arm."""
-    from importlib import import_module
-
     opened = import_module("vla.data.lerobot_reader").open_dataset(dataset)
-    actions = np.asarray(opened.episode(episode).actions, np.float32)
-    if actions.shape[1] != spec.action.dim:
-        raise UnderstudyError(f"{dataset} has actions of {actions.shape[1]} entries, the policy {spec.action.dim}")
-    return actions
+    there = opened.spec
+    recorded = Side("recording", there.action, spec.cameras, spec.proprio_names, there.fps)
+    bad = [str(one) for one in alike(of_policy(spec), recorded) if one.status == "fail"]
+    if bad:
+        raise UnderstudyError(f"{dataset} cannot be played by what {spec.checkpoint} drives: {'; '.join(bad)}")
+    return np.asarray(opened.episode(episode).actions, np.float32)
 
 
 EXAMPLES = """\

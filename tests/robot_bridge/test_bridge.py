@@ -109,6 +109,7 @@ def test_only_the_newest_observation_is_answered(server, brain, connect):
     assert robot.counts["late_or_unasked"] == 1
 
 
+@pytest.mark.fault(14)
 def test_what_is_of_no_more_use_is_not_answered(server, brain, connect):
     robot = connect()
     robot.begin(Task("lift"))
@@ -118,6 +119,7 @@ def test_what_is_of_no_more_use_is_not_answered(server, brain, connect):
     assert robot.counts["out_of_budget"] == 1
 
 
+@pytest.mark.fault(14)
 def test_an_answer_to_the_episode_before_is_dropped(server, brain, connect):
     robot = connect()
     robot.begin(Task("lift"))
@@ -163,6 +165,7 @@ def test_a_robot_that_only_listens_keeps_its_arm(server, connect):
     assert len(server._robots) == 1
 
 
+@pytest.mark.fault(24)
 def test_a_policy_that_fails_or_answers_nonsense_is_an_error_and_the_server_goes_on(server, brain):
     remote = RemotePolicy(Connection(server.address), timeout_s=3)
     with pytest.raises(BridgeError, match="RuntimeError: no such task"):
@@ -183,6 +186,7 @@ def test_a_policy_that_fails_or_answers_nonsense_is_an_error_and_the_server_goes
     remote.close()
 
 
+@pytest.mark.fault(3)
 def test_a_server_that_was_started_anew_is_another(brain):
     with PolicyServer(brain, "tcp://127.0.0.1:0").serving() as first:
         address = first.address

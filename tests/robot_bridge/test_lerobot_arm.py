@@ -140,6 +140,7 @@ def test_nothing_that_is_no_number_reaches_the_wire(arm, servos):
     assert servos.ask()["goals"] == before["goals"]
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("fault", [{"missing": 0.02}, {"corrupt": 0.02}, {"missing": 0.02, "corrupt": 0.02}])
 def test_a_bus_that_loses_two_answers_of_a_hundred_still_drives(arm, servos, fault):
     servos.fault(**fault)
@@ -158,6 +159,7 @@ def test_a_bus_that_loses_two_answers_of_a_hundred_still_drives(arm, servos, fau
     assert stamps == sorted(stamps)
 
 
+@pytest.mark.fault(21)
 def test_a_silent_bus_gives_the_old_state_under_its_old_stamp_then_an_error(servos, tmp_path):
     arm = make_arm("so101", port=servos.port, calibration=emulator.calibration(tmp_path), answer_s=0.3)
     arm.connect()
@@ -220,6 +222,7 @@ def until_it_raises(arm, joints, seconds=30.0):
         sleep(1 / RATE_HZ)
 
 
+@pytest.mark.fault(21)
 def test_a_stuck_servo_is_seen_where_it_is_and_then_named(servos, tmp_path):
     with emulator.Servos() as own:
         arm = make_arm("so101", port=own.port, calibration=emulator.calibration(tmp_path), answer_s=0.3)
@@ -236,6 +239,7 @@ def test_a_stuck_servo_is_seen_where_it_is_and_then_named(servos, tmp_path):
         arm.disconnect()
 
 
+@pytest.mark.fault(21)
 def test_a_servo_that_is_too_hot_is_an_error_that_names_it(tmp_path):
     with emulator.Servos() as own:
         arm = make_arm("so101", port=own.port, calibration=emulator.calibration(tmp_path), answer_s=0.3)

@@ -114,6 +114,7 @@ def test_each_observation_gets_a_step_of_its_own_however_it_jitters(offset_ns):
     assert [len(part) for part in pair(seen[:0], seen, PERIOD_NS)] == [0, 0]
 
 
+@pytest.mark.fault(23)
 def test_a_slow_disk_costs_observations_and_the_recorder_says_how_many(filled, out, monkeypatch, caplog):
     write = Spool.write
 
@@ -142,6 +143,7 @@ def test_a_slow_disk_costs_observations_and_the_recorder_says_how_many(filled, o
     assert b"too slow" in status["trouble"]
 
 
+@pytest.mark.fault(23)
 def test_a_full_disk_ends_the_recording_and_nothing_else(filled, out, monkeypatch, caplog):
     recorder = turned(filled, out)
     append = Spool._append
