@@ -121,6 +121,8 @@ class Controller:
         config: ControlConfig | None = None,
     ) -> None:
         self.policy, self.arm, self.config = policy, arm, config or ControlConfig()
+        if self.config.execution.num_chunks < 1:
+            raise UnderstudyError(f"num_chunks must be at least 1, got {self.config.execution.num_chunks}")
         self.governor = Governor(arm.limits, arm.rate_hz)
         self.state, self.reason = State.IDLE, ""
         self.counts = Counter[str]()

@@ -20,12 +20,13 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
+from typing import get_args
 
 import numpy as np
 
-from policies.execution import ExecutionConfig
-from policies.policy import read_spec
-from robot_bridge.arms.arm import ARMS, make_arm
+from policies.execution import Ensemble, ExecutionConfig
+from policies.policy import Realtime, read_spec
+from robot_bridge.arms.arm import ARMS, Box, make_arm
 from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import MOVING, ControlConfig, State
 from robot_bridge.fitting import Side, alike, misfits, of_policy
@@ -37,6 +38,7 @@ from robot_bridge.run import Run, run_folder
 from robot_bridge.stage import STAGES, Stage, make_stage
 from robot_bridge.transport import Keys
 from robot_bridge.views import Views
+from robot_bridge.wire import Codec
 from vla.errors import UnderstudyError, unknown
 from vla.types import PolicySpec, Task
 
@@ -66,6 +68,8 @@ class Drive:
     record: Path | None = None
     out: Path | None = None
     views: bool = False
+    workspace: Box | None = None
+    codecs: tuple[Codec, ...] = ("raw", "jpeg")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,8 @@ def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
         config=asked.control,
         actions=actions,
         record=asked.record,
+        workspace=asked.workspace,
+        codecs=asked.codecs,
     )
 
 
@@ -259,7 +265,10 @@ keys: a arm, r reset, space stop, q leave; from another terminal: vla order stop
 def main(argv: list[str]) -> int:
     """``vla drive``."""
     given = _arguments().parse_args(argv)
-    control = ControlConfig(execution=ExecutionConfig(), interpolation=given.interpolation, shadow=given.shadow)
+    how = ExecutionConfig(ensemble=given.ensemble, exec_horizon=given.exec_horizon, realtime=given.realtime)
+    if how.realtime != "none" and how.ensemble != "newest":
+        raise UnderstudyError("--realtime goes with --ensemble newest alone")
+    control = ControlConfig(execution=how, interpolation=given.interpolation, shadow=given.shadow)
     if (given.key is None) != (given.server_key is None):
         raise UnderstudyError("keys come in two: --key of this robot, --server-key of the server")
     if given.arm not in ARMS:
@@ -281,6 +290,8 @@ def main(argv: list[str]) -> int:
         record=given.record,
         out=given.out,
         views=given.rerun,
+        workspace=given.workspace and box(given.workspace),
+        codecs=("raw", "jpeg") if given.codec == "raw" else ("jpeg",),
     )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # brake and clear up, as for Ctrl-C
     with Keyboard() as keyboard:
@@ -304,6 +315,14 @@ def _option(text: str) -> tuple[str, object]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def box(corners: list[float]) -> Box:
+    """Six numbers as two corners; raises `UnderstudyError` when they are none."""
+    low, high = (corners[0], corners[1], corners[2]), (corners[3], corners[4], corners[5])
+    if not all(one < other for one, other in zip(low, high, strict=True)):
+        raise UnderstudyError(f"a workspace is written lowest x y z, then highest x y z [m]; got {corners}")
+    return low, high
 
 
 def _camera(value: str) -> object:
@@ -344,6 +363,11 @@ def _arguments() -> argparse.ArgumentParser:
     add("--episodes", type=int, default=1, help="%(default)s")
     add("--seconds", type=float, default=30.0, help="of an episode, at most (%(default)s)")
     add("--seed", type=int, default=0, help="of the policy's noise (%(default)s)")
+    add("--ensemble", default="adaptive", choices=get_args(Ensemble), help="of chunks that overlap (%(default)s)")
+    add("--exec-horizon", type=int, help="steps between two chunks; the policy's own, if not given")
+    add("--realtime", default="none", choices=get_args(Realtime), help="real-time chunking (%(default)s)")
+    add("--codec", default="raw", choices=get_args(Codec), help="of pictures; jpeg for 1 Gb/s and less (%(default)s)")
+    add("--workspace", type=float, nargs=6, metavar="M", help="box of the tool, in the base's frame: x y z, x y z")
     add("--interpolation", default="spline", choices=("spline", "steps"), help="%(default)s")
     add("--shadow", action="store_true", help="look and ask, but send nothing to the arm")
     add("--replay", type=Path, metavar="DATASET", help="play its first episode again, without a policy")

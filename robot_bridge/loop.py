@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from time import monotonic_ns, sleep
 
 import numpy as np
@@ -94,7 +95,10 @@ class Loop:
     """Ticks of a `Controller` at the rate of its arm."""
 
     def __init__(self, plan: Plan, arm: Arm, rings: dict[str, Ring], parent: int) -> None:
-        self.controller = Controller(plan.policy, arm.spec, arm.kinematics, plan.config)
+        spec = arm.spec if plan.workspace is None else replace(arm.spec, workspace=plan.workspace)
+        if plan.workspace is not None and arm.kinematics is None:
+            raise ArmError("a workspace is of use to an arm that knows where its tool is; this one does not")
+        self.controller = Controller(plan.policy, spec, arm.kinematics, plan.config)
         self.missed = self.ticks = 0
         self._plan, self._arm, self._rings, self._parent = plan, arm, rings, parent
         self._chunks = self._links = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from robot_bridge.arms.arm import ArmSpec
+from robot_bridge.arms.arm import ArmSpec, Box
 from robot_bridge.control import ControlConfig
 from robot_bridge.rings import Field, Ring
 from robot_bridge.transport import Keys
@@ -36,7 +36,7 @@ class Plan:
     """One run. ``folder``: what the processes share; ``shadow``: nothing is sent to the arm.
 
     ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server; ``record``: a dataset to
-    which the episodes are added.
+    which the episodes are added; ``workspace``: one that is not the arm's own.
     """
 
     folder: Path
@@ -51,6 +51,7 @@ class Plan:
     config: ControlConfig = field(default_factory=ControlConfig)
     actions: Path | None = None
     record: Path | None = None
+    workspace: Box | None = None
 
     @property
     def step_ns(self) -> int:

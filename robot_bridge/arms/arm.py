@@ -23,6 +23,8 @@ from vla.errors import UnderstudyError, unknown
 from vla.types import Gripper
 
 Joints = NDArray[np.float64]
+Box = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Two corners [m] in the frame of an arm's base: the lowest x, y, z and the highest."""
 
 ARMS = {
     "sim": "sim.arm:SimArm",
@@ -89,7 +91,7 @@ class ArmSpec:
     rate_hz: float
     proprio_names: tuple[str, ...]
     gripper: Gripper | None = None
-    workspace: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    workspace: Box | None = None
     watchdog_s: float = 0.0
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from robot_bridge_rig import TOOL_POLICY
 
 from policies.policy import write_spec
 from robot_bridge.control import ControlConfig, State
-from robot_bridge.drive import Drive, asked_actions, drive, main
+from robot_bridge.drive import Drive, asked_actions, box, drive, main
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Made, Plan
 from robot_bridge.run import Run, run_folder
@@ -64,7 +64,7 @@ def test_a_recording_is_played_again_and_reported(played, tmp_path):
     (ended,) = drive(asked)
     assert ended.success or "played" in ended.reason
     told = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert told["ledger"]["ticks"] > 500
+    assert told["ledger"]["ticks"] > 200
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert np.isfinite(there).all()
 
@@ -140,3 +140,9 @@ def test_cameras_that_are_exchanged_are_noticed():
     for _ in range(5):
         assert gaze.trouble({"front": noisy(front), "side": noisy(side)}, joints, 0) == ""
     assert "exchanged" in gaze.trouble({"front": noisy(side), "side": noisy(front)}, joints, 0)
+
+
+def test_a_workspace_has_a_lowest_and_a_highest_corner():
+    assert box([0.2, -0.3, 0.0, 0.6, 0.3, 0.4]) == ((0.2, -0.3, 0.0), (0.6, 0.3, 0.4))
+    with pytest.raises(UnderstudyError, match="lowest"):
+        box([0.2, -0.3, 0.0, 0.1, 0.3, 0.4])
