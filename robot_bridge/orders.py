@@ -2,21 +2,26 @@
 
 It needs no server, no network and no other process of ours: ``stop`` is heard within a tick even when all else hangs.
 
-    vla order stop                       # of the run that was started last
+    vla order stop                       # to every run of this user
 """
 
 import argparse
 import os
+import shutil
 import socket
+import stat
 import sys
 import tempfile
 from pathlib import Path
+from time import time
 
 from robot_bridge.control import ORDERS
 from vla.errors import UnderstudyError
 
 SOCKET = "operator.sock"
 _LONGEST = 64
+_YOUNG_S = 1.0
+"""Age up to which a socket that does not answer may be one that is just being made."""
 
 
 class OrderSocket:
@@ -66,26 +71,61 @@ def runs_folder() -> Path:
     return memory if memory.is_dir() else Path(tempfile.gettempdir())
 
 
-def newest_run() -> Path:
-    """The folder of the run that was started last; raises `UnderstudyError`."""
-    found = [file.parent for file in runs_folder().glob(f"understudy-run-*/{SOCKET}") if os.access(file, os.W_OK)]
+def listening_runs() -> list[Path]:
+    """The folders of this user's runs whose arm hears orders; what runs that were killed have left is swept away."""
+    return [file.parent for file in sorted(runs_folder().glob(f"understudy-run-*/{SOCKET}")) if _listens(file)]
+
+
+def _listens(file: Path) -> bool:
+    try:
+        folder = file.parent.stat(follow_symlinks=False)
+        if folder.st_uid != os.getuid() or not stat.S_ISDIR(folder.st_mode):
+            return False
+        born_s = file.stat(follow_symlinks=False).st_mtime
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+            made.connect(str(file))
+    except ConnectionRefusedError:
+        if time() - born_s > _YOUNG_S:
+            shutil.rmtree(file.parent, ignore_errors=True)
+        return False
+    except OSError:  # it has ended meanwhile
+        return False
+    return True
+
+
+def addressed(word: str) -> list[Path]:
+    """The folders of the runs that ``word`` is meant for: ``stop`` is for all, anything else for the only one.
+
+    Raises `UnderstudyError` when there is none, or when it is not clear which.
+    """
+    found = listening_runs()
     if not found:
         raise UnderstudyError("no run is under way: start one with `vla drive`")
-    return max(found, key=lambda folder: folder.stat().st_mtime)
+    if word != "stop" and len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise UnderstudyError(f"{len(found)} runs are under way; say which should {word}, with --run: {listed}")
+    return found
 
 
 def main(argv: list[str]) -> int:
     """``vla order``."""
     parser = argparse.ArgumentParser(
         "vla order",
-        description="Say something to the arm of a run that is under way on this machine.",
+        description="Say something to the arms of the runs that are under way on this machine.",
         epilog="example:\n  vla order stop",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("order", choices=ORDERS)
-    parser.add_argument("--run", type=Path, help="folder of the run; the last one started, if not given")
+    parser.add_argument("--run", type=Path, help="folder of the run; if not given: all for stop, else the only one")
     given = parser.parse_args(argv)
-    folder = given.run or newest_run()
-    give_order(folder, given.order)
-    sys.stdout.write(f"said {given.order} to {folder.name}\n")
+    deaf = []
+    for folder in [given.run] if given.run else addressed(given.order):
+        try:
+            give_order(folder, given.order)
+        except UnderstudyError as error:
+            deaf.append(str(error))  # the others are to hear it all the same
+        else:
+            sys.stdout.write(f"said {given.order} to {folder.name}\n")
+    if deaf:
+        raise UnderstudyError("; ".join(deaf))
     return 0

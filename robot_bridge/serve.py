@@ -2,9 +2,12 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
+import threading
 from pathlib import Path
+from time import sleep
 from types import FrameType
 from typing import Any
 
@@ -15,6 +18,9 @@ from robot_bridge.server import PolicyServer
 from robot_bridge.transport import Keys, make_keys
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 0.2
+ENDING_S = 5.0
 
 SERVE = """\
 example:
@@ -34,6 +40,8 @@ example:
 def main(argv: list[str]) -> int:
     """``vla serve``."""
     given = _serve_arguments().parse_args(argv)
+    if given.with_parent:
+        threading.Thread(target=_end_with, args=(given.with_parent,), daemon=True).start()
     policy: Any = load_policy(given.checkpoint, embodiment=given.embodiment)
     if given.quick:
         policy.hasten()
@@ -54,6 +62,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _end_with(parent: int) -> None:
+    """End this process once its parent has gone: in order, and if that does not help, at once."""
+    while os.getppid() == parent:
+        sleep(LOOK_S)
+    for last_word in (signal.SIGTERM, signal.SIGKILL):
+        os.kill(os.getpid(), last_word)
+        sleep(ENDING_S)
+
+
 def _serve_arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "vla serve",
@@ -69,6 +86,8 @@ def _serve_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="compile first: a minute, then quicker answers")
     parser.add_argument("--most-together", type=int, default=8, help="robots answered in one batch (%(default)s)")
     parser.add_argument("--metrics", type=int, default=0, help="local port for Prometheus; 0: none")
+    # the process that started this one, and without which it is of no use
+    parser.add_argument("--with-parent", type=int, default=0, metavar="PID", help=argparse.SUPPRESS)
     return parser
 
 

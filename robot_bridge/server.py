@@ -37,7 +37,7 @@ from robot_bridge.transport import (
 )
 from robot_bridge.wire import Codec, Header, Kind, WireError
 from vla.errors import UnderstudyError, first_line
-from vla.types import Task
+from vla.types import ActionChunk, Task
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,7 @@ class PolicyServer:
         self._lock = threading.Lock()  # what waits, and what is begun
         self._work, self._done = SimpleQueue[None](), SimpleQueue[list[wire.Buffer]]()
         self._stopping = False
+        self._died: Exception | None = None
         self._address = address
         self.address = ""
         """where it is bound, once it serves: a port 0 has become a real one"""
@@ -134,7 +135,7 @@ class PolicyServer:
         self._ring()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until `stop`; raises `UnderstudyError` when the address cannot be had."""
+        """Serve until `stop`; raises `UnderstudyError` when the address cannot be had, or inference has ended."""
         context = zmq.Context()  # ended here, and not whenever nobody refers to it: till then it holds the port
         try:
             with (
@@ -155,6 +156,8 @@ class PolicyServer:
                     worker.join()
         finally:
             context.term()
+        if self._died is not None:
+            raise UnderstudyError(f"inference has ended: {first_line(self._died)}") from self._died
 
     def _bind(self, router: zmq.Socket[Any]) -> None:
         router.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a robot that reconnects is the one it was
@@ -269,14 +272,19 @@ class PolicyServer:
             self.counts["silent"] += 1
 
     def _infer(self) -> None:
-        """The inference thread: everything that touches a policy happens here."""
-        while not self._stopping:
-            tasks, batch = self._next()
-            for robot, (header, task, seed) in tasks:
-                robot.ready = self._reset(robot, header, task, seed)
-                self._say(robot, robot.ready)
-            for robot, answer in self._answers(batch):
-                self._say(robot, answer)
+        """The inference thread: everything that touches a policy happens here. If it dies, the server does."""
+        try:
+            while not self._stopping:
+                tasks, batch = self._next()
+                for robot, (header, task, seed) in tasks:
+                    robot.ready = self._reset(robot, header, task, seed)
+                    self._say(robot, robot.ready)
+                for robot, answer in self._answers(batch):
+                    self._say(robot, answer)
+        except Exception as error:
+            logger.exception("inference has ended")
+            self._died = error
+            self.stop()
 
     def _say(self, robot: Robot, answer: list[wire.Buffer]) -> None:
         self._done.put([robot.identity, *answer])
@@ -344,20 +352,28 @@ class PolicyServer:
             return
         try:
             chunks = self.brain.infer_together([robot.session for robot, _, _ in seen], [one for _, _, one in seen])
-            shape = (self.brain.spec.pred_horizon, self.brain.spec.action.dim)
-            for chunk in chunks:
-                check_chunk(chunk, shape)
+            if len(chunks) != len(seen):
+                raise UnderstudyError(f"the policy was asked for {len(seen)} chunks and answered {len(chunks)}")
         except Exception as error:  # noqa: BLE001 as above
             yield from ((robot, self._failed(waiting.header, error)) for robot, waiting, _ in seen)
             return
         inferred = monotonic_ns()
         for (robot, waiting, _), chunk in zip(seen, chunks, strict=True):
             spent = (began - waiting.since_ns, inferred - began, inferred - waiting.since_ns)
-            timing = {name: ns // 1000 for name, ns in zip(wire.TIMING, spent, strict=True)}
-            for name, value in timing.items():
-                self.latencies_us[name].append(value)
-            self.counts["answered"] += 1
-            yield robot, [self._reply(waiting.header, Kind.CHUNK), *map(bytes, wire.pack_chunk(chunk, timing))]
+            yield robot, self._answer(waiting.header, chunk, spent)
+
+    def _answer(self, header: Header, chunk: ActionChunk, spent_ns: tuple[int, ...]) -> list[wire.Buffer]:
+        """A chunk that is none is its own robot's trouble alone."""
+        timing = {name: ns // 1000 for name, ns in zip(wire.TIMING, spent_ns, strict=True)}
+        try:
+            check_chunk(chunk, (self.brain.spec.pred_horizon, self.brain.spec.action.dim))
+            packed = wire.pack_chunk(chunk, timing)
+        except Exception as error:  # noqa: BLE001 as above
+            return self._failed(header, error)
+        for name, value in timing.items():
+            self.latencies_us[name].append(value)
+        self.counts["answered"] += 1
+        return [self._reply(header, Kind.CHUNK), *map(bytes, packed)]
 
     def _failed(self, header: Header, error: Exception) -> list[wire.Buffer]:
         self.counts["failed"] += 1
