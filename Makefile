@@ -58,7 +58,7 @@ test-all: check ## check, then every test
 
 bench: setup ## time every part against its peers (studies are run by name); results lie in outputs/bench/
 	@mkdir -p outputs/bench
-	@for file in $$(grep -l 'write_bench(' tests/benchmarks/*.py); do \
+	@for file in $$(grep -l 'write_bench(' tests/benchmarks/*.py | xargs grep -L 'benchmarks.study import'); do \
 	  name=$$(basename $$file .py); [ $$name != gpu ] || command -v nvidia-smi >/dev/null || continue; \
 	  $(BIN)/vla bench $$name --json outputs/bench/$$name.json; \
 	done

@@ -129,7 +129,17 @@ def _serving(asked: Drive) -> Iterator[str]:
         raise UnderstudyError("say which policy: a CHECKPOINT, or --server tcp://HOST:PORT")
     folder = run_folder()
     address = f"ipc://{folder / 'policy.sock'}"
-    command = [sys.executable, "-m", "vla", "serve", str(asked.checkpoint), "--address", address]
+    command = [
+        sys.executable,
+        "-m",
+        "vla",
+        "serve",
+        str(asked.checkpoint),
+        "--address",
+        address,
+        "--with-parent",
+        str(os.getpid()),
+    ]
     threads = str(max(1, (os.cpu_count() or 2) - 1))  # those that wait for the core that control takes are late
     process = subprocess.Popen(command, env={"OMP_NUM_THREADS": threads, **os.environ})
     try:
