@@ -140,7 +140,7 @@ class Controller:
         """chunks and steps in a row that were refused"""
         self._past: deque[ArmState] = deque(maxlen=int(STILL_S * arm.rate_hz) + 1)
         self._measured: ArmState | None = None
-        self._warned = self._slowed = False
+        self._warned = self._slowed = self._fenced = False
         self._kinematics, self._looked_ns = kinematics, 0
         self._link = Link(alive=False, trouble="no server yet")
 
@@ -233,7 +233,7 @@ class Controller:
             self._go_on(now_ns)
         if self.state in (State.TRACKING, State.EXTRAPOLATE):
             wanted, velocity = self._reference.at(1e-9 * (now_ns - self._begun_ns))
-            setpoint = self.governor.towards(wanted, velocity)
+            setpoint = self.governor.brake() if self._fenced else self.governor.towards(wanted, velocity)
             self._tell_slowed(now_ns, wanted, setpoint)
             return setpoint
         if self.state is State.RAMP_STOP:
@@ -272,13 +272,15 @@ class Controller:
             self._stop(now_ns, "link", link.trouble or "nobody answers")
 
     def _watch_workspace(self, now_ns: int) -> None:
-        """Brake while the tool still comes to rest inside."""
+        """See whether the tool still comes to rest inside; while it would not, the governor brakes."""
         if self._kinematics is None or self.arm.workspace is None or now_ns - self._looked_ns < WORKSPACE_NS:
             return
         self._looked_ns = now_ns
         there, here = (outside_m(at, self.arm, self._kinematics) for at in (self.governor.rest, self.governor.position))
-        if there > max(here + 1e-4, BEYOND_M):
-            self._stop(now_ns, "workspace", f"the tool was about to leave its workspace by {1e3 * there:.0f} mm")
+        fenced = there > max(here + 1e-4, BEYOND_M)
+        if fenced and not self._fenced:
+            self._intervene(now_ns, "workspace", f"the tool was to leave its workspace by {1e3 * there:.0f} mm: braked")
+        self._fenced = fenced
 
     def _tell_slowed(self, now_ns: int, wanted: Joints, setpoint: Joints) -> None:
         """Say when the governor begins to hold the arm back."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from robot_bridge_rig import JOINT_POLICY, TICK_NS, TOOL_POLICY, Rig, check_motion, check_setpoints, sine
 
 from robot_bridge.control import ControlConfig, Link, State
-from sim.world import Faults
+from sim.world import SPEC, Faults
 from vla.types import ActionChunk
 
 STEP_NS = 50_000_000
@@ -343,4 +343,24 @@ def test_joints_that_bring_the_tool_out_of_its_workspace_are_refused():
     rig.run(3.0)
     assert "stop_workspace" in rig.codes
     assert rig.physics.suite.grip_position[2] > 0
+    check_motion(*rig.moved, touching=True)
+
+
+def test_the_tool_brakes_before_it_leaves_its_workspace():
+    def turning(rig):
+        rows = sine(rig, amplitude=0.0)
+        seconds = 1e-9 * (rig.now_ns - rig.begun_ns) + np.arange(1, 17) / 20 - 0.3
+        rows[:, 0] = rig.centre[0] + 1.7 * np.maximum(seconds, 0)  # the base turns, as fast as it may
+        return rows
+
+    rig = Rig(make=turning)
+    rig.arm()
+    beyond = []
+    for _ in range(1000):
+        rig.tick()
+        position = rig.physics.scene.suite.grip_position
+        beyond.append(max(np.max(np.subtract(SPEC.workspace[0], position)), np.max(position - SPEC.workspace[1])))
+    assert {"workspace"} & set(rig.codes)
+    assert max(beyond) < 0.03
+    check_setpoints(np.array(rig.sent))
     check_motion(*rig.moved, touching=True)
