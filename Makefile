@@ -9,7 +9,8 @@ STAMP := $(VENV)/.installed
 PYTHON_VERSION := 3.12
 WORKERS ?= 2
 # Threads of torch and BLAS in each test worker: more only make the workers fight over the cores.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
+ALONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
+TEST := $(ALONE) -n $(WORKERS) --dist worksteal
 # The uv on PATH when it runs (a pyenv shim may stand there and not), else the one that $(OWN_UV) makes.
 OWN_UV := .venv-uv/bin/uv
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CURDIR)/$(OWN_UV))
@@ -51,10 +52,12 @@ check: setup ## format, lint, types, import order
 	$(BIN)/lint-imports
 
 test: check ## what CI runs: check, then every test that is not slow
-	$(TEST) -m "not slow"
+	$(TEST) -m "not slow and not realtime"
+	$(ALONE) -m "not slow and realtime"
 
 test-all: check ## check, then every test
-	$(TEST)
+	$(TEST) -m "not realtime"
+	$(ALONE) -m realtime
 
 bench: setup ## time every part against its peers (studies are run by name); results lie in outputs/bench/
 	@mkdir -p outputs/bench

@@ -18,6 +18,7 @@ from robot_bridge.rings import text
 from vla.types import Observation
 
 POLL_S = 0.002
+STRANGER = "the server serves another policy than this run was begun for: start it anew"
 AGAIN_NS = 500_000_000
 """Between two attempts to shake hands."""
 COUNTED = 100
@@ -68,7 +69,7 @@ class Asker:
             self.trouble = str(error)
             return False
         if spec.to_dict() | {"checkpoint": ""} != self.plan.policy.to_dict() | {"checkpoint": ""}:
-            self.trouble = "the server serves another policy than this run was begun for: start it anew"
+            self.trouble = STRANGER
             self.connection.trouble = f"spec: {self.trouble}"
             return False
         self.meeting += 1
@@ -149,6 +150,8 @@ class Asker:
     def _tell(self) -> None:
         self._told_ns = monotonic_ns()
         connection = self.connection
+        if self.trouble == STRANGER:
+            connection.trouble = f"spec: {STRANGER}"  # whatever else there is, this is what a person has to know
         wanted = self.rings["task"].newest()
         begun = wanted is not None and connection.ready and int(wanted["episode"]) == self.begun
         well = bool(self.meeting and begun) and not connection.trouble and not self.trouble.startswith("camera")

@@ -102,14 +102,15 @@ class Run:
             raise UnderstudyError(f"the arm is {self.state.name}: stop it before another episode begins")
         self._episode += 1
         self.rings["task"].write(episode=self._episode, instruction=text(task.instruction, INSTRUCTION), seed=seed)
-        until = monotonic() + timeout_s
+        until, link = monotonic() + timeout_s, None
         while monotonic() < until:
             self.check_alive()
             link = self.rings["link"].newest()
             if link is not None and link["alive"] and int(link["episode"]) == self._episode:
                 return
             sleep(0.01)
-        raise UnderstudyError(f"no episode has begun within {timeout_s:g} s: {self.reason}")
+        why = "nobody asks" if link is None else link["trouble"].decode(errors="replace")
+        raise UnderstudyError(f"no episode has begun within {timeout_s:g} s: {why}")
 
     def order(self, word: str) -> None:
         """Say ``arm``, ``reset`` or ``stop``."""

@@ -38,7 +38,7 @@ FEEDBACK_NS = 100_000_000
 """Age of the arm's own measurement after which it is taken for frozen."""
 LAG_NS = 200_000_000
 """How long the arm may be further from its setpoint than its limits say."""
-REACH_S = 1.0
+REACH_S = 2.0
 """How far off a goal may be, in time of the fastest that the arm goes."""
 MARGIN_S = 1.0
 """What braking may take beyond what it should, and the arm to be let go."""

@@ -21,6 +21,8 @@ from vla.data.recordings import save_episode
 from vla.errors import UnderstudyError
 from vla.types import Episode, Task
 
+pytestmark = pytest.mark.realtime
+
 TASK = "tabletop/touch-red-cube"
 
 

@@ -16,6 +16,8 @@ from robot_bridge_stage import BOTH, MOVING, PROXIED, TUNNELLED, robots_keys, st
 from robot_bridge.client import BridgeError
 from robot_bridge.control import State
 
+pytestmark = pytest.mark.realtime
+
 SEEN_S = 0.5
 """A server that is gone is missed in a fifth of a second; a busy machine is given some more."""
 

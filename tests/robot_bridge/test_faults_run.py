@@ -22,6 +22,8 @@ from robot_bridge.plan import Made
 from vla.errors import UnderstudyError
 from vla.types import Task
 
+pytestmark = pytest.mark.realtime
+
 
 class Here:
     """A run and a server on this machine; the server may be ended, frozen and started again."""
@@ -239,7 +241,7 @@ def test_another_policy_is_served_all_of_a_sudden(here):
     here.stage.rests_by(here.stage.chunk_end_ns)
     joints = here.stage.world.rings["motion"].newest()["joints"]
     with pytest.raises(UnderstudyError, match="another policy"):
-        here.stage.run.begin(Task(sway(0, joints)), timeout_s=2.0)
+        here.stage.run.begin(Task(sway(0, joints)), timeout_s=5.0)
     here.stage.run.order("reset")
     here.stage.run.order("arm")
     sleep(0.3)

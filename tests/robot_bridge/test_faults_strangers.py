@@ -26,6 +26,8 @@ from sim.world import SPEC
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
 
+pytestmark = pytest.mark.realtime
+
 ROOMY = 64 << 20
 """Bytes by which a server's memory may vary."""
 

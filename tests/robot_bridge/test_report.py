@@ -117,7 +117,7 @@ def test_the_page_is_one_file_and_says_what_happened(filled, tmp_path):
 
 def test_a_run_in_which_nothing_happened_has_a_page_too(filled, tmp_path):
     log = Log(filled.plan)
-    assert log.ledger().line() == "- 0.0 s · 0 of 0 answered · 0 interventions"
+    assert log.ledger().line() == "- 0.0 s · 0 Hz · 0 of 0 answered · 0 interventions"
     assert "No tick of control was seen" in write_report(tmp_path, log).read_text("utf-8")
 
 

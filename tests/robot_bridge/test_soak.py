@@ -9,6 +9,8 @@ import pytest
 from vla import bench
 from vla.bench import script
 
+pytestmark = pytest.mark.realtime
+
 soak = script("soak")
 
 

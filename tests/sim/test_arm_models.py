@@ -13,9 +13,9 @@ from robot_bridge.arms.ur import JOINTS as UR
 from robot_bridge.fitting import misfits
 from robot_bridge.safety import Governor
 from sim.arm import SimArm, SimCameras, SimKinematics, make_kinematics
-from sim.arm_models import MODELS, TOOL, BareScene, furnished
+from sim.arm_models import MODELS, PANDA, TOOL, BareScene, furnished
 from sim.firmware import Faults, Firmware
-from sim.scenes import SPEC, Setting
+from sim.scenes import Setting
 from sim.stage import SimStage
 from sim.world import World
 from vla.errors import UnderstudyError
@@ -118,7 +118,7 @@ def test_a_panda_is_read_from_a_package_that_is_not_imported(tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     setting = Setting.of("panda")
     assert setting.file == str(package / "assets" / "panda.xml")
-    assert setting.spec.limits == SPEC.limits
+    assert setting.spec.limits == PANDA
     assert "gym_hil" not in sys.modules
 
 
