@@ -96,7 +96,7 @@ def lateness(rate_hz: float, *, first: bool, seconds: float) -> tuple[np.ndarray
         now = monotonic_ns()
         rings["link"].write(stamp_ns=now, alive=True, rate=1.0, meeting=1)
         phase = 1e-9 * now + np.arange(1, 17)[:, None] / 20
-        rings["chunks"].write(stamp_ns=now, actions=np.repeat(0.2 * np.sin(phase), 7, axis=1))
+        rings["chunks"].write(stamp_ns=now, actions=np.repeat(0.04 * np.sin(phase), 7, axis=1))
         ticks, seen, _ = rings["ticks"].since(seen)
         status = rings["control"].newest()
         if status is not None and status["state"] == State.IDLE and (plan.folder / SOCKET).exists():
