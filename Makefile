@@ -51,11 +51,10 @@ check: setup ## format, lint, types, import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## what CI runs: check, then every test that is not slow
+test: check ## what CI runs: check, then every test that is neither slow nor in real time
 	$(TEST) -m "not slow and not realtime"
-	$(ALONE) -m "not slow and realtime"
 
-test-all: check ## check, then every test
+test-all: check ## check, then every test, those in real time one after the other
 	$(TEST) -m "not realtime"
 	$(ALONE) -m realtime
 

@@ -254,6 +254,8 @@ class Connection:
                 self._events.refused = True  # until it is known better
         elif not self._events.connected:
             self.trouble = f"disconnected: {self.address} cannot be reached"
+            if now - max(self._made_ns, self._heard_ns) > 2 * RENEW_NS:
+                self._renew()
         elif now - self._heard_ns > FROZEN_NS:
             self.trouble = f"frozen: {self.address} has said nothing for {(now - self._heard_ns) / 1e9:.1f} s"
 
