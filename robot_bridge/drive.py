@@ -25,7 +25,7 @@ from typing import get_args
 import numpy as np
 
 from policies.execution import Ensemble, ExecutionConfig
-from policies.policy import Realtime, read_spec
+from policies.policy import SPEC_FILE, Realtime, read_spec
 from robot_bridge.arms.arm import ARMS, Box, make_arm
 from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import MOVING, ControlConfig, State
@@ -127,6 +127,8 @@ def _serving(asked: Drive) -> Iterator[str]:
         return
     if asked.checkpoint is None:
         raise UnderstudyError("say which policy: a CHECKPOINT, or --server tcp://HOST:PORT")
+    if not (asked.checkpoint / SPEC_FILE).is_file():
+        raise UnderstudyError(f"{asked.checkpoint} is not a checkpoint: it has no {SPEC_FILE}")
     folder = run_folder()
     address = f"ipc://{folder / 'policy.sock'}"
     command = [

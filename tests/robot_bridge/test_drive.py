@@ -114,6 +114,7 @@ def test_a_shadow_sends_nothing(played, tmp_path):
     ("given", "why"),
     [
         ([], "CHECKPOINT"),
+        (["nowhere"], "not a checkpoint"),
         (["somewhere", "--arm", "so11"], "so101|so100"),
         (["somewhere", "--arm-option", "port"], "name=value"),
         (["somewhere", "--key", "k"], "keys come in two"),
