@@ -11,6 +11,8 @@ WORKERS ?= 2
 # Threads of torch and BLAS in each test worker: more only make the workers fight over the cores.
 ALONE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/pytest
 TEST := $(ALONE) -n $(WORKERS) --dist worksteal
+# A machine that pauses for a quarter of a second stops an arm, as it should: what then fails is tried once more.
+IN_REAL_TIME = $(ALONE) -m "$(1)" || { echo "== once more, what failed in real time"; $(ALONE) -m "$(1)" --last-failed; }
 # The uv on PATH when it runs (a pyenv shim may stand there and not), else the one that $(OWN_UV) makes.
 OWN_UV := .venv-uv/bin/uv
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CURDIR)/$(OWN_UV))
@@ -51,12 +53,13 @@ check: setup ## format, lint, types, import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## what CI runs: check, then every test that is neither slow nor in real time
+test: check ## what CI runs: check, then every test that is not slow, those in real time one after the other
 	$(TEST) -m "not slow and not realtime"
+	$(call IN_REAL_TIME,not slow and realtime)
 
-test-all: check ## check, then every test, those in real time one after the other
+test-all: check ## check, then every test
 	$(TEST) -m "not realtime"
-	$(ALONE) -m realtime
+	$(call IN_REAL_TIME,realtime)
 
 bench: setup ## time every part against its peers (studies are run by name); results lie in outputs/bench/
 	@mkdir -p outputs/bench

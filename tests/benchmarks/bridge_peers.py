@@ -165,6 +165,39 @@ def asking_groot(folder: Path, address: str) -> Iterator[Ask]:
         yield ask
 
 
+# --- no protocol at all: what ZeroMQ itself takes for these buffers ------------------------------------------------
+
+
+def serve_bare(folder: Path, say: Say) -> None:
+    """A ROUTER that answers whatever comes: no header, no checks, no thread of its own for the policy."""
+    import zmq
+
+    del folder
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.bind("tcp://127.0.0.1:0")
+    say(socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0"))
+    while True:
+        who, *_ = socket.recv_multipart(copy=False)
+        socket.send_multipart([who, ACTIONS], copy=False)
+
+
+@contextmanager
+def asking_bare(folder: Path, address: str) -> Iterator[Ask]:
+    """The other end of `serve_bare`."""
+    import zmq
+
+    del folder
+    seen = [array.data for array in observation().values()]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.connect(address)
+
+        def ask() -> np.ndarray:
+            socket.send_multipart(seen, copy=False)
+            return np.frombuffer(socket.recv(), np.float32).reshape(ACTIONS.shape)
+
+        yield ask
+
+
 # --- LeRobot: pickle; an observation is sent by one call, its actions are fetched by another -----------------------
 
 
@@ -270,6 +303,7 @@ def asking_openpi(folder: Path, address: str) -> Iterator[Ask]:
 
 
 PEERS = {
+    "bare DEALER/ROUTER": System(serve_bare, asking_bare),
     "openpi": System(serve_openpi, asking_openpi),
     "gRPC stream": System(partial(serve_stream, tls=False), partial(asking_stream, tls=False)),
     "gRPC stream, TLS": System(partial(serve_stream, tls=True), partial(asking_stream, tls=True)),

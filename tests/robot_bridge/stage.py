@@ -24,13 +24,15 @@ HORIZON_S = JOINT_POLICY.pred_horizon / JOINT_POLICY.control_hz
 MOVING = (State.ARMED, State.TRACKING, State.EXTRAPOLATE)
 STILL = 0.02
 """Faster [rad/s] than this is no rest."""
+YIELDS = 0.06
+"""How far [rad] a joint that is to stand may give way when another one brakes: 0.03 has been seen."""
 
 
-def wait_for(condition, timeout_s=5.0):
+def wait_for(condition, timeout_s=5.0, told=lambda: "it did not happen"):
     """The time that it took; ``condition`` is asked every few milliseconds."""
     begun = monotonic()
     while not condition():
-        assert monotonic() < begun + timeout_s, "it did not happen"
+        assert monotonic() < begun + timeout_s, told()
         sleep(0.004)
     return monotonic() - begun
 
@@ -84,9 +86,15 @@ class Stage:
         self.run.begin(Task(sway(self.joint, joints)), timeout_s=timeout_s)
         self.run.arm()
         self.look()
-        wait_for(lambda: self.run.state is State.TRACKING)
-        wait_for(lambda: np.abs(self.world.rings["motion"].newest()["velocity"][self.joint]) > 0.1)
+        wait_for(lambda: self.run.state is State.TRACKING, told=self.tells)
+        wait_for(lambda: np.abs(self.world.rings["motion"].newest()["velocity"][self.joint]) > 0.1, told=self.tells)
         return self
+
+    def tells(self):
+        """What the run knows, for who wonders why nothing moves."""
+        link = self.run.rings["link"].newest()
+        heard = {name: link[name] for name in ("alive", "asked", "answered", "dropped", "trouble")}
+        return f"{self.run.state.name}: {self.run.reason or 'no reason'}; {heard}"
 
     def goes_on(self, seconds=0.5):
         """It moves on, by chunks that are newer than now."""
@@ -102,7 +110,9 @@ class Stage:
         check_motion(motion["joints"], motion["velocity"], motion["setpoint"])
         check_setpoints(ticks["sent"])
         others = [joint for joint in range(7) if joint != self.joint]
-        assert (np.ptp(motion["joints"][:, others], axis=0) < 0.03).all()
+        for what, most in (("setpoint", 0.01), ("joints", YIELDS)):
+            spread = np.ptp(motion[what][:, others], axis=0)
+            assert spread.max() < most, f"{what} of the other joints spread over {spread.round(3)} rad"
         if len(steps):
             assert steps["age_ns"].max() <= 1e9 * HORIZON_S
         return motion

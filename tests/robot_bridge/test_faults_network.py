@@ -11,9 +11,8 @@ from time import monotonic_ns, sleep
 import numpy as np
 import pytest
 from robot_bridge_network import Weather
-from robot_bridge_stage import BOTH, MOVING, PROXIED, TUNNELLED, robots_keys, staged, wait_for
+from robot_bridge_stage import BOTH, MOVING, PROXIED, TUNNELLED, wait_for
 
-from robot_bridge.client import BridgeError
 from robot_bridge.control import State
 
 pytestmark = pytest.mark.realtime
@@ -84,21 +83,3 @@ def test_a_connection_is_broken_again_and_again(lane):
         sleep(0.4)
     lane.stage.judge()
     lane.stage.goes_on()
-
-
-@pytest.mark.fault(15)
-@PROXIED
-def test_two_arms_on_one_server(lane):
-    left = lane.stage
-    with staged(lane.server.address, keys=robots_keys(lane.keyring, "right"), name="right", joint=3, seed=4) as right:
-        right.sways()
-        left.sways()
-        thief = lane.connection("probe", arm="arm", robot="thief")
-        with pytest.raises(BridgeError, match="driven by 'arm'"):
-            thief.open()
-        thief.close()
-        right.goes_on(1.5)
-        left.goes_on()
-        for stage in (left, right):
-            motion = stage.judge()  # also that no joint has moved that is the other arm's to move
-            assert np.ptp(motion["joints"][:, stage.joint]) > 0.1

@@ -1,4 +1,4 @@
-"""What somebody may do to a server while it drives an arm, judged by how the arm really moved.
+"""What somebody, another arm too, may do to a server while it drives an arm, judged by how the arm really moved.
 
 The numbers are those of the rows of faults that the bridge has to stand. The run and its world last for all tests, and
 each of them finds and leaves an arm that moves.
@@ -13,10 +13,11 @@ from time import monotonic, sleep
 import numpy as np
 import pytest
 from robot_bridge_rig import JOINT_POLICY, Rig
-from robot_bridge_stage import MOVING, PROXIED, STILL, make_keyring, wait_for
+from robot_bridge_stage import MOVING, PROXIED, STILL, make_keyring, robots_keys, staged, wait_for
 from robot_bridge_sway import Served, sway
 
 from robot_bridge.asking import Asker
+from robot_bridge.client import BridgeError
 from robot_bridge.control import Link, State
 from robot_bridge.plan import Made, Plan
 from robot_bridge.run import run_folder
@@ -296,3 +297,21 @@ def test_a_flood_of_connections(lane, record_property):
     assert np.quantile(busy, 0.9) < 5 * np.quantile(quiet, 0.9)
     lane.stage.goes_on()
     lane.stage.judge()
+
+
+@pytest.mark.fault(15)
+@PROXIED
+def test_two_arms_on_one_server(lane):
+    left = lane.stage
+    with staged(lane.server.address, keys=robots_keys(lane.keyring, "right"), name="right", joint=3, seed=4) as right:
+        right.sways()
+        left.sways()
+        thief = lane.connection("probe", arm="arm", robot="thief")
+        with pytest.raises(BridgeError, match="driven by 'arm'"):
+            thief.open()
+        thief.close()
+        right.goes_on(1.5)
+        left.goes_on()
+        for stage in (left, right):
+            motion = stage.judge()  # also that no joint has moved that is the other arm's to move
+            assert np.ptp(motion["joints"][:, stage.joint]) > 0.1
