@@ -63,7 +63,7 @@ class Drive:
     episodes: int = 1
     seconds: float = 30.0
     seed: int = 0
-    control: ControlConfig = field(default_factory=lambda: ControlConfig(execution=ExecutionConfig()))
+    control: ControlConfig = field(default_factory=ControlConfig)
     replay: Path | None = None
     record: Path | None = None
     out: Path | None = None
@@ -375,7 +375,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--episodes", type=int, default=1, help="%(default)s")
     add("--seconds", type=float, default=30.0, help="of an episode, at most (%(default)s)")
     add("--seed", type=int, default=0, help="of the policy's noise (%(default)s)")
-    add("--ensemble", default="adaptive", choices=get_args(Ensemble), help="of chunks that overlap (%(default)s)")
+    add("--ensemble", default="newest", choices=get_args(Ensemble), help="of chunks that overlap (%(default)s)")
     add("--exec-horizon", type=int, help="steps between two chunks; the policy's own, if not given")
     add("--realtime", default="none", choices=get_args(Realtime), help="real-time chunking (%(default)s)")
     add("--codec", default="raw", choices=get_args(Codec), help="of pictures; jpeg for 1 Gb/s and less (%(default)s)")

@@ -303,7 +303,7 @@ def asking_openpi(folder: Path, address: str) -> Iterator[Ask]:
 
 
 PEERS = {
-    "bare DEALER/ROUTER": System(serve_bare, asking_bare),
+    "bare DEALER and ROUTER": System(serve_bare, asking_bare),
     "openpi": System(serve_openpi, asking_openpi),
     "gRPC stream": System(partial(serve_stream, tls=False), partial(asking_stream, tls=False)),
     "gRPC stream, TLS": System(partial(serve_stream, tls=True), partial(asking_stream, tls=True)),

@@ -1,7 +1,8 @@
-"""The policy of ``make demo`` through the bridge and without it, on the same unseen scenes.
+"""The policy of ``make demo`` through the bridge and without it, on the same unseen scenes, by its newest chunk.
 
-Without: the world waits while the policy thinks. Through the bridge: a server, three processes, an arm whose physics go
-on in real time, the governor, the same limit of time. Each finished cell is a small json; run again to go on.
+Without: the world waits while the policy thinks, or moves on by one control step. Through the bridge: a server, three
+processes, an arm whose physics go on in real time, the governor, the same limit of time. Each finished cell is a small
+json; run again to go on.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.study import Cell, cell_of, kept, markdown, mean_of, play_tasks
 
+from policies.execution import ExecutionConfig
 from robot_bridge.drive import Drive, drive
 from sim.rollout import Setting
 from sim.tasks.tabletop import TabletopSuite
@@ -38,8 +40,11 @@ def main(argv: list[str]) -> int:
     given = arguments.parse_args(argv)
     checkpoint, tasks = given.demo / "train", [f"tabletop/{name}" for name in TASKS]
     options = json.dumps({"image_size": 64, "cameras": ["front", "wrist"]})
-    here = partial(play_tasks, tasks, Setting(options, str(checkpoint)), "policy", first_scene=FIRST_SCENE)
-    cells = {"in one process": kept("drive-here", partial(here, episodes=given.episodes), episodes=given.episodes)}
+    cells = {}
+    for who, delay in (("in one process", 0), ("in one process, a step late", 1)):
+        setting = Setting(options, str(checkpoint), ExecutionConfig(ensemble="newest", delay=delay))
+        play = partial(play_tasks, tasks, setting, "policy", episodes=given.episodes, first_scene=FIRST_SCENE)
+        cells[who] = kept(f"drive-here-{delay}", play, episodes=given.episodes)
     played = {}
     for task in tasks:
         name = f"drive-bridge-{task.removeprefix('tabletop/')}"
