@@ -67,12 +67,14 @@ class CogACT:
         *,
         features: np.ndarray | None = None,
         others: Sequence[tuple[DatasetSpec, Windows]] = (),
+        films: tuple[Windows, str] | None = None,
     ) -> "CogACT":
         """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples.
 
         With ``features`` [N, D] of a frozen vision-language model, one row a frame, the model itself is not loaded.
         ``others``: further datasets that it will be trained on, of this embodiment or of others.
         """
+        assert films is None
         parts = [(dataset, windows), *others]
         sizes = {name: getattr(config, name) for name in ("image_size", "pred_horizon", "exec_horizon")}
         arms = Embodiments(specs_of(parts, **sizes))
@@ -149,6 +151,10 @@ class CogACT:
         self.normalizers.save(folder / NORMALIZER)
         write_spec(folder, self.family, self.spec, others=self.arms.specs if self.arms.several else {})
 
+    def prepared(self, windows: Windows, content: str) -> Windows:
+        """Samples as the policy wants them: as they are."""
+        return windows
+
     def inputs(self, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> dict[str, Tensor]:
         """What the model sees: camera → [B, H, W, 3] uint8 of the model's size, proprio [B, P] physical."""
         normalized = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio))
@@ -163,11 +169,15 @@ class CogACT:
         actions = self.normalizers.get(self.embodiment, "action").normalize(batch.actions)
         made = {
             **self.inputs(batch.images, batch.proprio),
-            "text": self.model.backbone.tokenize(batch.instructions),
+            "text": self.tokenize(batch.instructions),
             "actions": self.arms.actions(torch.from_numpy(actions)),
             "mask": torch.from_numpy(batch.mask),
         }
         return made | self._dims(len(actions))
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Instructions as the model takes them."""
+        return self.model.backbone.tokenize(texts)
 
     def _dims(self, count: int) -> dict[str, Tensor]:
         return {"dims": self.arms.dims(self.embodiment, count)} if self.arms.several else {}

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionChunk, Observation, PolicySpec, Task
 
-POLICIES = {"cogact": "policies.cogact:CogACT"}
+POLICIES = {"cogact": "policies.cogact:CogACT", "uva": "policies.uva.policy:UVA"}
 """Family name → ``module:class``; the module is imported when the policy is made, not before.
 
 The class has ``config_class``, ``create(config, dataset_spec, windows)`` and ``load(folder)``; to be trained it also
-has ``model``, ``training_batch(batch)``, ``later(windows, indices, rng)`` and ``inputs(images, proprio)`` for what it
-wants to see besides, ``save(folder)`` and ``representation``, what it sees through, if anything.
+has ``model``, ``prepared(windows, content)``, the samples as it wants them, ``training_batch(batch)``,
+``later(windows, indices, rng)`` and ``inputs(images, proprio)`` for what it wants to see besides, ``tokenize(texts)``,
+``start_from(checkpoint)``, ``save(folder)`` and ``representation``, what it sees through, if anything; and, if it
+learns from action-free video, ``films(config, videos, dataset_spec)``.
 """
 
 PEERS = {"lerobot": "policies.lerobot_plugin.peer:LeRobotPeer"}

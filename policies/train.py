@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +42,11 @@ class TrainConfig:
     """further datasets that share every batch: of other embodiments, with other cameras and actions, or of the same"""
     mix_weights: tuple[float, ...] = ()
     """how often each is drawn, ``data`` first, e.g. [3,1]; empty: as often as it has frames"""
+    videos: tuple[Path, ...] = ()
+    """folders of action-free videos of people or robots that it learns from besides (policy=uva); captions are read as
+    ``vla pretrain`` reads them"""
+    video_share: float = 0.5
+    """of the batches, how many are of ``videos``"""
     policy: dict[str, Any] = field(default_factory=dict)
     """``name`` and the settings of that family's dataclass"""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -128,8 +133,9 @@ def run(config: TrainConfig) -> Path:
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     features = kept_features(config, policy_config, dataset, windows)
     others = [mixed_in(open_dataset(path), policy_config) for path in config.mix]
+    films = filmed(config, family, policy_config, dataset.spec)
     seed_everything(trainer.seed)
-    policy = family.create(policy_config, dataset.spec, windows, features=features, others=others)
+    policy = family.create(policy_config, dataset.spec, windows, features=features, others=others, films=films)
     if config.start_from is not None:
         policy.start_from(config.start_from)
     logger.info(
@@ -138,12 +144,16 @@ def run(config: TrainConfig) -> Path:
         sum(map(len, (windows, *(other for _, other in others)))),
         sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
     )
+    windows = policy.prepared(windows, dataset.hash())
+    films = None if films is None else policy.prepared(*films)
     parts = [(dataset.spec.embodiment, windows), *((spec.embodiment, other) for spec, other in others)]
-    batches = (
+    batches: Any = (
         MixedBatches(policy, parts, config.mix_weights, trainer, shift=config.shift)
         if others
         else TrainingBatches(policy, windows, trainer, shift=config.shift, features=features)
     )
+    if films is not None:
+        batches = WithFilms(batches, TrainingBatches(policy, films, trainer, shift=0), config.video_share, trainer.seed)
 
     def save() -> None:
         policy.save(config.out)
@@ -195,6 +205,17 @@ def mixed_in(dataset: Dataset, policy_config: Any) -> tuple[DatasetSpec, Windows
     return dataset.spec, training_windows(dataset, replace(policy_config, cameras=cameras), holdout=0)
 
 
+def filmed(config: TrainConfig, family: Any, policy_config: Any, spec: DatasetSpec) -> "tuple[Windows, str] | None":
+    """The action-free films as samples, and what names their pictures."""
+    if not config.videos:
+        return None
+    if not hasattr(family, "films"):
+        raise UnderstudyError(f"{family.family} learns nothing from videos without actions; policy=uva does")
+    if not 0 < config.video_share < 1:
+        raise UnderstudyError(f"video_share must be between 0 and 1, got {config.video_share}")
+    return family.films(policy_config, config.videos, spec)
+
+
 def kept_features(config: TrainConfig, policy_config: Any, dataset: Dataset, windows: Windows) -> np.ndarray | None:
     """The features [frames, D] that ``config.features`` holds, after they were made if need be."""
     if config.features is None:
@@ -238,8 +259,10 @@ class TrainingBatches:
         self._policy, self._seed, self._features = policy, trainer.seed, features
         self._windows = windows if features is None else replace(windows, frames={})
         self._sampler = EpochSampler(len(windows), batch_size=trainer.batch_size, seed=trainer.seed)
-        size = next(iter(windows.frames.values())).shape[1]
-        self._shift = round(shift * size / 64)
+        frames = next(iter(windows.frames.values()))
+        if shift and frames.dtype != np.uint8:
+            raise UnderstudyError("shift=… moves pictures, and this policy learns from latents: give shift=0")
+        self._shift = round(shift * frames.shape[1] / 64)
 
     def __call__(self, number: int) -> "Batch":
         """Tensors for the model."""
@@ -288,7 +311,7 @@ class MixedBatches:
         shift: int,
     ) -> None:
         """``parts``: the embodiment and the samples of each dataset."""
-        self._tokenize = policy.model.backbone.tokenize
+        self._tokenize = policy.tokenize
         self._parts = [TrainingBatches(policy.driving(name), windows, trainer, shift=shift) for name, windows in parts]
         self._windows = [windows for _, windows in parts]
         self._sampler = MixtureSampler(self._windows, weights, batch_size=trainer.batch_size, seed=trainer.seed)
@@ -308,11 +331,26 @@ class MixedBatches:
         return {**joined, "text": self._tokenize(told)}
 
 
+class WithFilms:
+    """Batch *n* of robots, or as often as ``share`` says of films: a pure function of the seed and *n*."""
+
+    def __init__(
+        self, robots: "Callable[[int], Batch]", films: "Callable[[int], Batch]", share: float, seed: int
+    ) -> None:
+        self._robots, self._films, self._share, self._seed = robots, films, share, seed
+
+    def __call__(self, number: int) -> "Batch":
+        """Tensors for the model."""
+        chance = np.random.default_rng([0xF11, self._seed, number]).random()
+        return (self._films if chance < self._share else self._robots)(number)
+
+
 def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:
     """``provenance.json``: which data, which code, which settings, which eyes made this checkpoint."""
     plain = {
         **data_provenance(dataset),
         "episodes": len(dataset.episodes) - config.holdout,
+        "videos": [str(path) for path in config.videos],
         "mix": [data_provenance(open_dataset(path))["data"] for path in config.mix],
         "start_from": str(config.start_from) if config.start_from else None,
         "representation": representation,

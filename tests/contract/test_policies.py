@@ -24,6 +24,7 @@ FAMILIES = {
     "cogact through a representation, fine-tuned": ("cogact", [SEEN, "policy.backbone.freeze=false"]),
     "cogact on a vision-language model": ("cogact", [READS]),
     "cogact on a vision-language model with adapters": ("cogact", [READS, "policy.vlm.lora.rank=4"]),
+    "uva": ("uva", ["policy=uva", "policy.vae={vae}"]),
 }
 """Name → family and overrides of ``vla train``; every family of `POLICIES` is here."""
 
@@ -61,15 +62,26 @@ def vlm(tiny_vlm, tmp_path_factory):
     return tiny_vlm.save_tiny("paligemma", tmp_path_factory.mktemp("vlm"))
 
 
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    """A tiny autoencoder, untrained."""
+    from vla.representation.load import Representation
+
+    folder = tmp_path_factory.mktemp("vae")
+    encoder = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "heads": 1}
+    Representation.create("vae", {"encoder": encoder, "least_width": 8, "channels": 4}, []).save(folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=FAMILIES)
-def policy(request, dataset, representation, vlm, tmp_path_factory):
+def policy(request, dataset, representation, vlm, vae, tmp_path_factory):
     """An untrained policy of the family, as it comes back from its checkpoint."""
     import torch
 
     from policies.train import TrainConfig, training_windows
 
     family, overrides = FAMILIES[request.param]
-    overrides = [override.format(representation=representation, vlm=vlm) for override in overrides]
+    overrides = [override.format(representation=representation, vlm=vlm, vae=vae) for override in overrides]
     folder = tmp_path_factory.mktemp("checkpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNDERSTUDY_CACHE", str(folder / "cache"))

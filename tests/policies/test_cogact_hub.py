@@ -139,8 +139,8 @@ def test_kept_features_train_the_same_policy_without_the_model(make_dataset, fol
 def test_features_that_stop_go_on_and_stale_ones_are_refused(make_dataset, folders, tiny_vlm, tmp_path, monkeypatch):
     dataset, vlm = make_dataset(), shutil.copytree(folders["prismatic"], tmp_path / "vlm")
     kept, seen, batches = f"features={tmp_path / 'features'}", HubVLM.features, []
-    monkeypatch.setattr("vla.backbones.feature_cache.BATCH", 4)
-    monkeypatch.setattr("vla.backbones.feature_cache.KEPT", 1)
+    monkeypatch.setattr("vla.data.kept.BATCH", 4)
+    monkeypatch.setattr("vla.data.kept.NOTED", 1)
 
     def counted(self, images, text, present=None):
         if len(batches) == 3:
@@ -155,9 +155,9 @@ def test_features_that_stop_go_on_and_stale_ones_are_refused(make_dataset, folde
         patch.setattr(HubVLM, "features", counted)
         with pytest.raises(KeyboardInterrupt):
             go("a")
-    assert json.loads((tmp_path / "features/features.json").read_text())["done"] == 12
+    assert json.loads((tmp_path / "features/about.json").read_text())["done"] == 12
     go("a")
-    frames = np.load(tmp_path / "features/features.npy")
+    frames = np.load(tmp_path / "features/rows.npy")
     assert len(frames) == 28
     assert (frames != 0).any(1).all()
     with pytest.raises(UnderstudyError, match=r"stale: made with prompt .*instead of 'Do"):

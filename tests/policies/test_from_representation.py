@@ -108,7 +108,7 @@ def test_the_tokens_are_the_representations_and_nothing_else_is_kept(make_tower,
     whole = Source.read(tmp_path / f"tower-{name}").representation
     expected = whole.encode(pictures().numpy(), INSTRUCTIONS if whole.reads else None)
     torch.testing.assert_close(tower.tokens(pictures(), ids(tokenizer)), expected)
-    assert {name.split(".")[0] for name in tower.representation.state_dict()} <= {"encoder", "captions"}
+    assert {name.split(".")[0] for name in tower.representation.state_dict()} <= {"encoder", "captions", "deviation"}
 
 
 def test_patches_and_places_are_shaped_as_the_backbone_wants_them_and_follow_the_words(make_tower):

@@ -58,7 +58,7 @@ def test_every_family_trains_from_a_folder_of_films(name, films, tmp_path):
     out = pretrain.run(settings(films, tmp_path / "out", name, "trainer.steps=3"))
     made = load_representation(out)
     assert made.name == name
-    assert made.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 16, 48)
+    assert made.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 16, made.width)
     found = json.loads((out / "validation.json").read_text())
     assert np.isfinite(found["loss"])
 

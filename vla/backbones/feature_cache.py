@@ -1,14 +1,9 @@
-"""What a frozen vision-language model makes of a dataset, computed once and kept on disk.
-
-    features/  features.json   what they were made from, and how many rows are there
-               features.npy    [frames, D] float32, read through a memory map
+"""What a frozen vision-language model makes of a dataset, computed once and kept on disk (`vla.data.kept`).
 
 A row is the cognition feature of one frame under its episode's instruction, without proprio. Whoever trains a head on
 them needs no vision-language model in memory.
 """
 
-import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vla.backbones.hub_config import HubVLMConfig, is_elsewhere
+from vla.data.kept import MakeRows, kept_rows
 from vla.data.windows import Windows
 from vla.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from vla.backbones.hub import HubVLM
-
-ABOUT, ARRAY = "features.json", "features.npy"
-BATCH, KEPT = 32, 16
-"""Frames at a time; batches between two notes of how far it has come."""
-
-logger = logging.getLogger(__name__)
 
 
 def key_of(config: HubVLMConfig, about: Mapping[str, str], windows: Windows, *, data: str) -> dict[str, Any]:
@@ -56,34 +45,16 @@ def features_of(folder: Path, key: Mapping[str, Any], windows: Windows, make: Ca
     ``make`` is called when something is left to do. Raises `UnderstudyError` when ``folder`` holds features that were
     made from something else, and names what differs.
     """
-    total = len(windows.ends)
-    told = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).is_file() else None
-    if told is not None and told["key"] != dict(key):
-        other = [name for name in key if told["key"].get(name) != key[name]]
-        was = ", ".join(f"{name} {told['key'].get(name)!r} instead of {key[name]!r}" for name in other)
-        raise UnderstudyError(f"the features in {folder} are stale: made with {was}; delete the folder or give another")
-    if told is None or told["done"] < total:
-        backbone = make().to(PartialState().device).eval()
-        done = 0 if told is None else told["done"]
-        _fill(folder, key, windows, backbone, done=done)
-    return np.load(folder / ARRAY, mmap_mode="r")
 
+    def prepare() -> MakeRows:
+        backbone, device = make().to(PartialState().device).eval(), PartialState().device
 
-def _fill(folder: Path, key: Mapping[str, Any], windows: Windows, backbone: "HubVLM", *, done: int) -> None:
-    total, device = len(windows.ends), PartialState().device
-    folder.mkdir(parents=True, exist_ok=True)
-    mode, shape = ("r+", None) if done else ("w+", (total, backbone.width))
-    array = np.lib.format.open_memmap(folder / ARRAY, mode=mode, dtype=np.float32, shape=shape)
-    bars = (TextColumn("features"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*bars, TextColumn("left"), TimeRemainingColumn()) as progress, torch.inference_mode():
-        bar = progress.add_task("features", total=total, completed=done)
-        for start in range(done, total, BATCH):
-            rows = np.arange(start, min(start + BATCH, total))
-            images = {name: torch.from_numpy(frames[rows]).to(device) for name, frames in windows.frames.items()}
-            text = backbone.tokenize([windows.instructions[number] for number in windows.instruction_of[rows]])
-            array[rows] = backbone.features(images, text.to(device)).cpu().numpy()
-            progress.update(bar, completed=int(rows[-1]) + 1)
-            if start // BATCH % KEPT == KEPT - 1 or rows[-1] + 1 == total:
-                array.flush()
-                (folder / ABOUT).write_text(json.dumps({"key": dict(key), "done": int(rows[-1]) + 1}, indent=2) + "\n")
-    logger.info("features of %d frames in %s", total, folder)
+        def rows(numbers: np.ndarray) -> np.ndarray:
+            images = {name: torch.from_numpy(frames[numbers]).to(device) for name, frames in windows.frames.items()}
+            text = backbone.tokenize([windows.instructions[number] for number in windows.instruction_of[numbers]])
+            with torch.inference_mode():
+                return backbone.features(images, text.to(device)).float().cpu().numpy()
+
+        return rows
+
+    return kept_rows(folder, key, len(windows.ends), prepare, what="features")

@@ -20,13 +20,13 @@ def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None 
 
 
 class TransformerBlock(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``; no dropout.
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``, with ``dropout`` on what is added.
 
     LayerNorm without affine parameters (eps 1e-6), biased qkv, GELU with the tanh approximation: the block of the
     DiT in CogACT (Li et al. 2024, §3.3; Peebles & Xie 2023), which counts 12 h² + 11 h parameters at ratio 4.
     """
 
-    def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, width: int, heads: int, *, mlp_ratio: float = 4.0, dropout: float = 0.0) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
@@ -37,6 +37,7 @@ class TransformerBlock(nn.Module):
         self.project = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, visible: Tensor | None = None, *, last: int | None = None) -> Tensor:
         """[B, N, D] → [B, N, D]; ``visible`` as in `attention`, ``None``: all see all.
@@ -56,8 +57,8 @@ class TransformerBlock(nn.Module):
             key, value = functional.linear(seen, weights[1], biases[1]).view(batch, tokens, 2, *heads).unbind(2)
             x, visible = x[:, -asking:], None if visible is None else visible[:, :, -asking:]
         attended = attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), visible)
-        x = x + self.project(attended.transpose(1, 2).reshape(batch, asking, width))
-        return x + self.mlp(self.norm_mlp(x))
+        x = x + self.dropout(self.project(attended.transpose(1, 2).reshape(batch, asking, width)))
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
 
 
 def init_linear(module: nn.Module) -> None:

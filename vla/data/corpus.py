@@ -87,6 +87,18 @@ class Corpus:
         """Of all clips together."""
         return len(self._offsets) - 1
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[N, S, S, 3], of all frames."""
+        return (self.num_frames, self.image_size, self.image_size, 3)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The same as `frames`."""
+        return self.frames(rows)
+
     def clip(self, number: int) -> np.ndarray:
         """All frames of one clip, [T, S, S, 3] uint8."""
         return self.frames(np.arange(self.lengths[number]) + self.starts[number])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vla.data.corpus import Corpus
 from vla.data.frames import Progress, decoded_frames
 from vla.data.lerobot import Dataset
 from vla.errors import UnderstudyError, unknown
@@ -52,11 +53,12 @@ class Later:
 class Windows:
     """All samples of a dataset, one per frame, gathered by index without copying the dataset.
 
-    ``frames``: camera → [N, H, W, 3] uint8; ``proprio`` [N, P]; ``actions`` [N, A]; ``ends`` [N]: one past the last
-    frame of the episode that frame *n* is in; ``instruction_of`` [N] into ``instructions``.
+    ``frames``: camera → [N, H, W, 3] uint8, or what stands for them; ``proprio`` [N, P]; ``actions`` [N, A], without
+    entries for action-free film; ``ends`` [N]: one past the last frame of the episode that frame *n* is in;
+    ``instruction_of`` [N] into ``instructions``.
     """
 
-    frames: dict[str, np.ndarray]
+    frames: dict[str, np.ndarray | Corpus]
     proprio: np.ndarray
     actions: np.ndarray
     ends: np.ndarray
@@ -88,8 +90,13 @@ class Windows:
         )
 
     def ahead(self, indices: np.ndarray, offsets: np.ndarray, *, pictures: bool = True) -> Later:
-        """The frames ``offsets`` [K] control steps after ``indices`` [B]; behind the end, the last one, masked out."""
+        """The frames ``offsets`` [K] control steps after ``indices`` [B], of the same episode.
+
+        Behind its end, the last one, masked out; before its begin, for offsets below 0, the first one.
+        """
         frames, last = indices[:, None] + offsets, self.ends[indices, None] - 1
+        if offsets.min() < 0:
+            frames = np.maximum(frames, np.searchsorted(self.ends, self.ends[indices])[:, None])
         return Later(np.minimum(frames, last), frames <= last, pictures)
 
     def beside(self, indices: np.ndarray, distance: int, rng: np.random.Generator) -> Later:
@@ -105,9 +112,26 @@ class Windows:
         return Later(frames[:, None], others[:, None] > 0)
 
 
+def film_windows(corpus: Corpus, *, camera: str, pred_horizon: int, spec: ActionSpec) -> Windows:
+    """Every frame of action-free films as a sample, seen by ``camera``: no proprio, no actions."""
+    told = tuple(dict.fromkeys(corpus.captions))
+    total = corpus.num_frames
+    return Windows(
+        frames={camera: corpus},
+        proprio=np.zeros((total, 0), np.float32),
+        actions=np.zeros((total, 0), np.float32),
+        ends=np.repeat(corpus.starts + corpus.lengths, corpus.lengths),
+        samples=np.arange(total),
+        instruction_of=np.repeat([told.index(caption) for caption in corpus.captions], corpus.lengths),
+        instructions=told,
+        spec=spec,
+        pred_horizon=pred_horizon,
+    )
+
+
 def pad_neutral(actions: np.ndarray, mask: np.ndarray, spec: ActionSpec) -> np.ndarray:
     """Chunks [B, H, A] whose rows beyond ``mask`` repeat the last action, made neutral (physical units)."""
-    if spec.kind != "ee_delta":
+    if spec.kind != "ee_delta" or not actions.shape[-1]:
         return actions
     still = np.zeros(spec.dim, bool) if spec.gripper is None else np.arange(spec.dim) == spec.gripper.index
     return np.where(mask[..., None] | still, actions, np.float32(0))

@@ -12,7 +12,7 @@ from torch import nn
 
 from vla.data.frame_index import FrameIndex
 from vla.errors import unknown
-from vla.representation import baselines, voltron
+from vla.representation import baselines, vae, voltron
 from vla.representation.language import Captions
 
 
@@ -150,6 +150,12 @@ FAMILIES = {
         baselines.LatentConfig,
         lambda config, _: baselines.Autoencoder(config),
         now_and_later,
+    ),
+    "vae": Family(
+        "the same picture through a grid of latents, for a video model to work on",
+        vae.VAEConfig,
+        lambda config, _: vae.VAE(config),
+        all_five,
     ),
     "forward_model": Family(
         "a later picture through a code",

@@ -25,6 +25,7 @@ from vla.data.frames import fit_image
 from vla.errors import UnderstudyError, first_line
 from vla.representation.families import family, parameters
 from vla.representation.language import TOKENIZER, Captions, make_language, saved_language
+from vla.representation.vae import VAE
 from vla.representation.voltron import MaskedAutoencoder
 
 WEIGHTS, CONFIG, ABOUT = "model.safetensors", "config.yaml", "representation.json"
@@ -69,7 +70,7 @@ class Representation:
     @property
     def width(self) -> int:
         """Channels of a token."""
-        return self.config.encoder.width
+        return self.model.width if isinstance(self.model, VAE) else self.config.encoder.width
 
     @property
     def tokens(self) -> int:

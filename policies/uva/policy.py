@@ -1,0 +1,296 @@
+"""UVA as a policy: the last frames in, the next actions out, and, for who asks, the pictures that it expects.
+
+camera ─► frozen autoencoder ─► memory of the last frames ─► `UVAModel` ─► Z ─► actions
+                                                                          └► pictures of the future (`foresee`)
+"""
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import Tensor
+
+from policies.embodiments import fit_normalizers, specs_of
+from policies.normalizer import NormalizerSet
+from policies.policy import Underway, read_spec, write_spec
+from policies.uva.latents import FOLDER, Autoencoder, latents_of
+from policies.uva.model import Shapes, UVAConfig, UVAModel
+from vla.config import from_yaml, to_yaml
+from vla.data.corpus import open_corpus
+from vla.data.frames import fit_image
+from vla.data.lerobot import DatasetSpec
+from vla.data.windows import Batch, Later, Windows, film_windows
+from vla.errors import UnderstudyError, first_line
+from vla.representation.language import TOKENIZER, Captions, make_language, saved_language
+from vla.training.precision import bf16_is_fast
+from vla.types import ActionChunk, Observation, PolicySpec, Task
+
+WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
+REMEMBERED = 64
+"""Observations; the history is among them."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One observation: camera → rows of latents [S, 2 C], and normalised proprio [P]."""
+
+    stamp_ns: int
+    rows: Mapping[str, Tensor]
+    proprio: Tensor
+
+
+class UVA:
+    """The policy around a `UVAModel`: keeps `policies.policy.Policy`."""
+
+    family = "uva"
+    config_class = UVAConfig
+
+    def __init__(
+        self,
+        config: UVAConfig,
+        spec: PolicySpec,
+        embodiment: str,
+        *,
+        normalizers: NormalizerSet,
+        model: UVAModel,
+        autoencoder: Autoencoder,
+    ) -> None:
+        self.config, self.spec, self.embodiment = config, spec, embodiment
+        self.normalizers, self.model, self.autoencoder = normalizers, model, autoencoder
+        self._instruction, self._rng = "", np.random.default_rng(0)
+        self._memory: deque[Seen] = deque(maxlen=REMEMBERED)
+        self._quick = False
+
+    @classmethod
+    def create(
+        cls,
+        config: UVAConfig,
+        dataset: DatasetSpec,
+        windows: Windows,
+        *,
+        features: np.ndarray | None = None,
+        others: Sequence[tuple[DatasetSpec, Windows]] = (),
+        films: tuple[Windows, str] | None = None,
+    ) -> "UVA":
+        """An untrained policy for a dataset, normalisers and vocabulary fitted on its samples and on ``films``."""
+        if features is not None or others:
+            raise UnderstudyError("uva is trained on one dataset, and on videos=…: give no features and no mix")
+        autoencoder = Autoencoder.read(config.vae)
+        sizes = {name: getattr(config, name) for name in ("image_size", "pred_horizon", "exec_horizon")}
+        spec = specs_of([(dataset, windows)], **sizes)[dataset.embodiment]
+        told = [*windows.told, *(films[0].told if films else ())]
+        model = _model(config, spec, autoencoder, make_language(config.language, told))
+        normalizers = fit_normalizers([(dataset, windows)], mode=config.normalization)
+        parts = {"normalizers": normalizers, "model": model, "autoencoder": autoencoder}
+        return cls(config, spec, dataset.embodiment, **parts)
+
+    @classmethod
+    def load(cls, folder: Path) -> "UVA":
+        """Read what `save` wrote, onto the GPU if there is one; every weight must be there."""
+        for name in (WEIGHTS, CONFIG, NORMALIZER, TOKENIZER):
+            if not (folder / name).is_file():
+                raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
+        config, normalizers = from_yaml(UVAConfig, folder / CONFIG), NormalizerSet.load(folder / NORMALIZER)
+        spec, autoencoder = read_spec(folder), Autoencoder.read(folder / FOLDER)
+        model = _model(config, spec, autoencoder, saved_language(config.language, folder))
+        try:
+            load_model(model, folder / WEIGHTS)
+        except (RuntimeError, OSError, SafetensorError) as error:
+            said = first_line(error)
+            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        parts = {"model": model.eval().to(device), "autoencoder": autoencoder.to(device)}
+        return cls(config, spec, next(iter(normalizers.by_embodiment)), normalizers=normalizers, **parts)
+
+    @classmethod
+    def films(cls, config: UVAConfig, videos: Sequence[Path], dataset: DatasetSpec) -> tuple[Windows, str]:
+        """Action-free videos as samples whose frames follow each other as fast as those that the policy sees."""
+        corpus = open_corpus(
+            videos, image_size=config.image_size, fps=dataset.fps / config.stride, max_frames=10**6, layout="auto"
+        )
+        camera = config.cameras[0] if config.cameras else dataset.cameras[0].name
+        windows = film_windows(corpus, camera=camera, pred_horizon=config.pred_horizon, spec=dataset.action)
+        return windows, corpus.folder.name
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs, the autoencoder too."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_model(self.model, str(folder / WEIGHTS))
+        (folder / CONFIG).write_text(to_yaml(self.config))
+        self.model.language.save(folder)
+        self.autoencoder.save(folder / FOLDER)
+        self.normalizers.save(folder / NORMALIZER)
+        write_spec(folder, self.family, self.spec)
+
+    def start_from(self, checkpoint: Path) -> None:
+        """Take over all weights of another checkpoint: the paper's second stage begins with those of the first."""
+        other = UVA.load(checkpoint)
+        if other.autoencoder.weights != self.autoencoder.weights:
+            raise UnderstudyError(
+                f"{checkpoint} sees through another autoencoder; give policy.vae={checkpoint}/{FOLDER}"
+            )
+        if other.model.language.tokenizer.to_str() != self.model.language.tokenizer.to_str():
+            raise UnderstudyError(f"{checkpoint} knows other words; train both stages on the same data and videos")
+        try:
+            self.model.load_state_dict(other.model.state_dict())
+        except RuntimeError as error:
+            raise UnderstudyError(f"{checkpoint} has other sizes: {first_line(error)}") from error
+
+    @property
+    def representation(self) -> dict[str, str]:
+        """What the policy sees through."""
+        return {"name": "vae", "path": str(self.config.vae), "weights": self.autoencoder.weights}
+
+    def prepared(self, windows: Windows, content: str) -> Windows:
+        """Samples whose frames are rows of latents, made once; ``content`` names their pictures."""
+        frames = {
+            name: latents_of(frames, self.autoencoder, content=f"{content}-{name}")
+            for name, frames in windows.frames.items()
+        }
+        return replace(windows, frames=frames)
+
+    def driving(self, embodiment: str) -> "UVA":
+        """The same policy: it drives one arm."""
+        return self
+
+    def inputs(self, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> dict[str, Tensor]:
+        """What the model sees: camera → rows of latents [B, S, 2 C], proprio [B, P] physical, if there is any."""
+        seen = {f"image.{name}": torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in images.items()}
+        if proprio.shape[1]:
+            seen["proprio"] = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio))
+        return seen
+
+    def training_batch(self, batch: Batch) -> dict[str, Tensor]:
+        """Words, and unless it is of films normalised actions and the mask of real rows; the rest comes `later`."""
+        made = {"text": self.tokenize(batch.instructions)}
+        if batch.actions.shape[-1]:
+            actions = self.normalizers.get(self.embodiment, "action").normalize(batch.actions)
+            made |= {"actions": torch.from_numpy(actions), "mask": torch.from_numpy(batch.mask)}
+        return made
+
+    def later(self, windows: Windows, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Later]:
+        """The frames of the history and of the future of samples at ``indices`` [B]."""
+        stride = self.config.stride if windows.actions.shape[1] else 1
+        steps = stride * np.arange(self.config.frames)
+        return {"history": windows.ahead(indices, steps - steps[-1]), "future": windows.ahead(indices, steps + stride)}
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Instructions as the model takes them."""
+        return self.model.language.tokenize(texts)
+
+    def reset(self, task: Task, *, seed: int = 0) -> None:
+        """Begin an episode; its noise follows from ``seed`` alone, its memory is empty."""
+        if strange := self.model.language.unknown_words(task.instruction):
+            logger.warning("%d words of %r were in no training instruction", strange, task.instruction)
+        self._instruction = task.instruction
+        self._rng = np.random.default_rng([0x07A, seed])
+        self._memory.clear()
+
+    def session(self) -> "UVA":
+        """The same policy for another episode at the same time; the weights are shared."""
+        parts = {"normalizers": self.normalizers, "model": self.model, "autoencoder": self.autoencoder}
+        made = UVA(self.config, self.spec, self.embodiment, **parts)
+        made._quick = self._quick
+        return made
+
+    def hasten(self) -> None:
+        """Compute in bf16 from now on, where the processor is fast at that."""
+        self._quick = bf16_is_fast(self._device)
+
+    def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
+        """The next chunk, in physical units. Rows that are ``underway`` stand in it as they are."""
+        return self.infer_together([self], [(observation, underway)])[0]
+
+    def infer_together(
+        self, sessions: Sequence["UVA"], seen: Sequence[tuple[Observation, Underway | None]]
+    ) -> list[ActionChunk]:
+        """What each of the `session` s would answer, in one batch."""
+        batch = self._remembered(sessions, [observation for observation, _ in seen])
+        shape = (self.config.action.steps + 1, self.config.pred_horizon, self.spec.action.dim)
+        noise = np.stack([one._rng.standard_normal(shape, np.float32) for one in sessions], axis=1)
+        with self._computing():
+            normalized = self.model.actions_of(self.model.seen(batch), torch.from_numpy(noise).to(self._device))
+        rows = self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
+        return [
+            ActionChunk(_going_on(actions, underway), one.stamp_ns, 1 / self.spec.control_hz)
+            for actions, (one, underway) in zip(rows, seen, strict=True)
+        ]
+
+    def foresee(self, *, task: str = "policy_video", rounds: int = 1) -> np.ndarray:
+        """The pictures [F, H, W, 3] uint8 that are expected after the last observation, a ``stride`` apart."""
+        generator = torch.Generator().manual_seed(int(self._rng.integers(2**31)))
+        with self._computing():
+            latents = self.model.video_of(self._batch([self]), generator, task, rounds=rounds)
+        return self.autoencoder.pictures(latents)[0]
+
+    def _computing(self) -> torch.autocast:
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._quick)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _remembered(self, sessions: Sequence["UVA"], observations: Sequence[Observation]) -> dict[str, Tensor]:
+        """A batch for the model, after every session has seen its observation."""
+        for one in observations:
+            self._check(one)
+        cameras = self.spec.cameras
+        pictures = [fit_image(one.images[camera.name], camera.height) for one in observations for camera in cameras]
+        rows = self.autoencoder.rows(np.stack(pictures)).unflatten(0, (len(observations), len(cameras)))
+        proprio = np.stack([one.proprio for one in observations])
+        told = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio)).to(self._device)
+        for session, one, own, state in zip(sessions, observations, rows, told, strict=True):
+            named = {camera.name: row for camera, row in zip(cameras, own, strict=True)}
+            session._memory.append(Seen(one.stamp_ns, named, state))
+        return self._batch(sessions)
+
+    def _batch(self, sessions: Sequence["UVA"]) -> dict[str, Tensor]:
+        histories = [session._history() for session in sessions]
+        batch = {
+            f"history.image.{camera.name}": torch.stack(
+                [torch.stack([one.rows[camera.name] for one in history]) for history in histories]
+            )
+            for camera in self.spec.cameras
+        }
+        batch["history.proprio"] = torch.stack([torch.stack([one.proprio for one in own]) for own in histories])
+        return batch | {"text": self.tokenize([one._instruction for one in sessions]).to(self._device)}
+
+    def _history(self) -> list[Seen]:
+        """What was seen nearest to each time that the model wants, oldest first."""
+        if not self._memory:
+            raise UnderstudyError("nothing has been seen in this episode")
+        step_ns = 1e9 * self.config.stride / self.spec.control_hz
+        now = self._memory[-1].stamp_ns
+        wanted = [now - back * step_ns for back in reversed(range(self.config.frames))]
+        return [min(self._memory, key=lambda one, when=when: abs(one.stamp_ns - when)) for when in wanted]
+
+    def _check(self, observation: Observation) -> None:
+        missing = [camera.name for camera in self.spec.cameras if camera.name not in observation.images]
+        if missing or observation.proprio.shape != (self.spec.proprio_dim,):
+            raise UnderstudyError(
+                f"the policy wants the cameras {', '.join(camera.name for camera in self.spec.cameras)} and "
+                f"{self.spec.proprio_dim} proprio entries; got {', '.join(observation.images)} and "
+                f"{observation.proprio.shape}"
+            )
+
+
+def _going_on(actions: np.ndarray, underway: Underway | None) -> np.ndarray:
+    """``actions`` [N, A] after the rows that will have been carried out by then."""
+    if underway is None:
+        return actions
+    return np.concatenate([underway.actions[: underway.delay], actions[min(underway.delay, len(underway.actions)) :]])
+
+
+def _model(config: UVAConfig, spec: PolicySpec, autoencoder: Autoencoder, language: Captions) -> UVAModel:
+    cameras = tuple(camera.name for camera in spec.cameras)
+    grid = {"side": autoencoder.side(config.image_size), "channels": autoencoder.channels}
+    sizes = {"action_dim": spec.action.dim, "proprio_dim": spec.proprio_dim, "cameras": cameras}
+    return UVAModel(config, Shapes(**grid, **sizes), language)

@@ -1,0 +1,105 @@
+"""A small variational autoencoder for latent video models, diffusers' `AutoencoderKL`, trained from scratch on film.
+
+Without the discriminator and the perceptual loss of Rombach et al. 2022 (§3.1, appendix G), for which one needs weights
+of others: absolute error of the pixels, and a little of the divergence from a standard normal. Latents are what the
+mean says, divided by their own deviation, which training keeps count of.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from vla.representation.encoder import EncoderConfig
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+SLOWLY = 0.01
+"""How quickly the count of the deviation follows."""
+
+
+@dataclass
+class VAEConfig:
+    """Sizes, and what is weighed how."""
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    """``patch_size``: pixels a side of a latent place; ``width``: channels where the map is smallest, half as many one
+    level above; ``depth``: residual blocks at each level; the rest says nothing"""
+    least_width: int = 32
+    """channels of the largest map"""
+    channels: int = 16
+    """numbers of a latent place"""
+    divergence: float = 1e-4
+    """weight of the divergence, for each number"""
+
+
+class VAE(nn.Module):
+    """What `vla pretrain` trains; keeps what `vla.representation.load.Representation` asks of a model."""
+
+    deviation: Tensor
+
+    def __init__(self, config: VAEConfig) -> None:
+        super().__init__()
+        self.captions = None
+        self.config, self.width = config, config.channels
+        self.encoder = _network(config)
+        self.register_buffer("deviation", torch.ones(()))
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The training loss."""
+        return self.losses(batch)["loss"]
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of ``images`` [B, F, H, W, 3]: every frame by itself."""
+        images = scaled(batch["images"].flatten(0, 1))
+        latents = self.encoder.encode(images).latent_dist
+        if self.training:
+            self._count(latents)
+        drawn = self.encoder.decode(latents.sample()).sample.float()
+        pixels = (drawn - images).abs().mean()
+        divergence = latents.kl().mean() / latents.mean[0].numel()
+        return {"loss": pixels + self.config.divergence * divergence, "pixels": pixels, "divergence": divergence}
+
+    @torch.no_grad()
+    def _count(self, latents: "DiagonalGaussianDistribution") -> None:
+        self.deviation.lerp_(latents.mean.float().std(), SLOWLY)
+
+    def encode(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """[B, H, W, 3] uint8 → latents [B, N, C], row by row, and no words."""
+        latents = self.encoder.encode(scaled(images)).latent_dist.mean / self.deviation
+        return latents.flatten(2).transpose(1, 2), images.new_zeros(len(images), 0, self.width, dtype=latents.dtype)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """All of a picture's latents as one vector, [B, N C]."""
+        return self.encode(images)[0].flatten(1)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """[B, H, W, 3] uint8 → [B, 3, H, W] in -1…1."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _network(config: VAEConfig) -> "AutoencoderKL":
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    encoder = config.encoder
+    levels = encoder.patch_size.bit_length()
+    if 2 ** (levels - 1) != encoder.patch_size or config.least_width % 8 or encoder.width % 8:
+        raise ValueError(
+            "representation.encoder.patch_size must be a power of two, both widths multiples of 8; got "
+            f"{encoder.patch_size}, {config.least_width} and {encoder.width}"
+        )
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=tuple(max(config.least_width, encoder.width >> level) for level in reversed(range(levels))),
+        layers_per_block=encoder.depth,
+        latent_channels=config.channels,
+        norm_num_groups=8,
+        sample_size=encoder.image_size,
+        mid_block_add_attention=False,
+    )
