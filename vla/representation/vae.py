@@ -29,7 +29,7 @@ class VAEConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """``patch_size``: pixels a side of a latent place; ``width``: channels where the map is smallest, half as many one
     level above; ``depth``: residual blocks at each level; the rest says nothing"""
-    least_width: int = 32
+    least_width: int = 16
     """channels of the largest map"""
     channels: int = 16
     """numbers of a latent place"""
