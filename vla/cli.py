@@ -56,6 +56,16 @@ VERBS = {
         "count a policy's successes in simulation",
         "vla eval policy=outputs/train episodes=20",
     ),
+    "predict video": Verb(
+        "sim.predict:video",
+        "film what a video action model expects beside what happened",
+        "vla predict video policy=outputs/train data=outputs/collect",
+    ),
+    "predict inverse": Verb(
+        "sim.label:main",
+        "tell the actions of videos that have none",
+        "vla predict inverse policy=outputs/train videos=outputs/sim-human out=outputs/labelled",
+    ),
     "compare": Verb(
         "sim.compare:main", "test whether one evaluation beats another", "vla compare outputs/eval-a outputs/eval-b"
     ),
@@ -84,7 +94,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 def help_text() -> str:
     """The table of verbs, with an example of each."""
-    rows = [f"  {name:<9} {verb.about}\n  {'':<9}   {verb.example}" for name, verb in VERBS.items()]
+    rows = [f"  {name:<15} {verb.about}\n  {'':<15}   {verb.example}" for name, verb in VERBS.items()]
     lines = ["usage: vla VERB [arguments]", "", *rows, "", "vla VERB --help explains a verb and its settings."]
     return "\n".join(lines) + "\n"
 
@@ -95,7 +105,8 @@ def run(argv: list[str]) -> int:
         sys.stdout.write(help_text())
         sys.stdout.flush()
         return 0
-    name, *rest = argv
+    words = 2 if " ".join(argv[:2]) in VERBS else 1
+    name, rest = " ".join(argv[:words]), argv[words:]
     if name not in VERBS:
         return _fail("vla", str(unknown("verb", name, VERBS)))
     _log_to_stderr()

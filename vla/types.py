@@ -16,7 +16,7 @@ A policy sees an `Observation` and a `Task` and answers with an `ActionChunk`; a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -189,7 +189,8 @@ class Episode:
     cheap to hold); ``proprio`` [T, P]; ``actions`` [T, A]: row *t* was commanded at observation *t*;
     ``stamps_ns`` [T]: when each observation was really captured; ``fps``: the nominal rate;
     ``success``: ``None`` when nobody judged it; ``source``: where it comes from (an expert, ``"teleop"``, a file …);
-    ``seed`` and ``initial_state``: which scene it started from, for simulated episodes.
+    ``seed`` and ``initial_state``: which scene it started from, for simulated episodes; ``extras``: name → one number
+    for each step [T], such as ``quality``, 0…1: how far to trust an action that was not recorded but inferred.
     """
 
     images: Mapping[str, Callable[[], UInt8[np.ndarray, "t h w 3"]]]
@@ -203,6 +204,7 @@ class Episode:
     stamps_ns: Int64[np.ndarray, " t"]
     seed: int | None = None
     initial_state: int | None = None
+    extras: Mapping[str, Float32[np.ndarray, " t"]] = field(default_factory=dict)
 
     @property
     def length(self) -> int:

@@ -116,3 +116,21 @@ def latents_of(frames: np.ndarray, autoencoder: Autoencoder, *, content: str) ->
         return lambda numbers: autoencoder.rows(frames[numbers]).to(torch.float16).cpu().numpy()
 
     return kept_rows(cache_folder() / "latents" / name, key, len(frames), prepare, what="latents")
+
+
+class ClipFeatures(nn.Module):
+    """Clips as tall pictures [B, 3, F H, H] uint8 → the latents of their frames, pooled to 2 x 2 places, [B, F 4 C]."""
+
+    def __init__(self, autoencoder: Autoencoder, *, frames: int) -> None:
+        super().__init__()
+        self.autoencoder, self.num_features = autoencoder, frames * 4 * autoencoder.channels
+
+    @torch.inference_mode()
+    def forward(self, tall: Tensor) -> Tensor:
+        """See the class."""
+        width = tall.shape[-1]
+        frames = tall.unflatten(2, (-1, width)).permute(0, 2, 3, 4, 1)
+        means = self.autoencoder.rows(frames.flatten(0, 1).cpu().numpy())[..., : self.autoencoder.channels]
+        side = round(means.shape[1] ** 0.5)
+        pooled = nn.functional.adaptive_avg_pool2d(means.transpose(1, 2).unflatten(2, (side, side)), 2)
+        return pooled.flatten(1).unflatten(0, frames.shape[:2]).flatten(1)

@@ -182,6 +182,18 @@ class UVA:
         steps = stride * np.arange(self.config.frames)
         return {"history": windows.ahead(indices, steps - steps[-1]), "future": windows.ahead(indices, steps + stride)}
 
+    def shown(self, windows: Windows, indices: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+        """All that is known of samples at ``indices`` [B] of `prepared` windows, and what frames [B, F] come later."""
+        batch, later = (
+            self.training_batch(windows.gather(indices)),
+            self.later(windows, indices, np.random.default_rng(0)),
+        )
+        for name, asked in later.items():
+            seen = windows.gather(asked.frames.ravel())
+            made = self.inputs(seen.images, seen.proprio)
+            batch |= {f"{name}.{key}": value.unflatten(0, asked.frames.shape) for key, value in made.items()}
+        return {key: value.to(self._device) for key, value in batch.items()}, later["future"].frames
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Instructions as the model takes them."""
         return self.model.language.tokenize(texts)

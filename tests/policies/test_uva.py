@@ -244,9 +244,7 @@ def test_sampling_is_diffusers_own_but_for_the_temperature(temperature, monkeypa
     head.network = Said()
     noise, made = torch.randn(9, 10, 3, generator=torch.Generator().manual_seed(0)), scheduler(8)
     x, drawn = noise[0], iter(noise[1:])
-    monkeypatch.setattr(
-        "diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: temperature * next(drawn)
-    )
+    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", lambda *_, **__: temperature * next(drawn))
     for time in made.timesteps:
         x = made.step(Said()(x, time, None), time, x).prev_sample
     torch.testing.assert_close(head.sample(torch.zeros(10, 4), noise), x, rtol=2e-3, atol=2e-3)

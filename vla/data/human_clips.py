@@ -28,6 +28,8 @@ PRIVILEGED = "privileged"
 """Folders of this name hold what a simulator knows beside its pictures; see `refuse_privileged`."""
 VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".avi", ".mov"})
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+MOST = 10**6
+"""Frames of a clip, where there is no other limit."""
 ALMOST = 0.75
 """The last frame may be nearest to an instant behind the end; it is taken when this share of a period has passed."""
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -140,6 +142,29 @@ def decode_clip(clip: Clip, *, size: int, fps: float, max_frames: int) -> np.nda
     return np.stack(frames)
 
 
+def film_at(clip: Clip, *, size: int, rate_hz: float) -> np.ndarray:
+    """A clip's frames [T, size, size, 3] uint8 RGB, one each 1 / ``rate_hz`` [s]: the nearest, again if it is slower.
+
+    Otherwise as `decode_clip`.
+    """
+    frames = decode_clip(clip, size=size, fps=rate_hz, max_frames=MOST)
+    stamps = _stamps(clip.source, rate_hz)
+    shown = (stamps - stamps[0])[sampled(stamps, fps=rate_hz, max_frames=MOST)][: len(frames)]
+    wanted = np.arange(0, shown[-1] + 0.5 / rate_hz, 1 / rate_hz)
+    return frames[np.abs(wanted[:, None] - shown).argmin(1)]
+
+
+def _stamps(source: Source, fps: float) -> np.ndarray:
+    """When each frame of a clip is shown [s]."""
+    match source:
+        case VideoSpan(path, start_s, stop_s):
+            return packet_stamps(path, start_s=start_s, stop_s=stop_s)
+        case FrameFiles():
+            return np.arange(len(source)) / (source.fps or fps)
+        case EpisodeFrames():
+            return np.arange(len(_cells(source))) / source.fps
+
+
 def sampled(stamps_s: np.ndarray, *, fps: float, max_frames: int) -> np.ndarray:
     """Which of the frames shown at ``stamps_s`` (ascending) to take: those nearest to every 1 / ``fps`` [s], each once.
 
@@ -170,13 +195,12 @@ def middle(image: np.ndarray) -> np.ndarray:
 def _images(source: Source, fps: float, max_frames: int) -> Iterator[np.ndarray]:
     """The chosen images [H, W, 3] of a clip, one after the other."""
     match source:
-        case VideoSpan(path, start_s, stop_s):
-            stamps = packet_stamps(path, start_s=start_s, stop_s=stop_s)
+        case VideoSpan(path):
+            stamps = _stamps(source, fps)
             if len(stamps):
                 yield from frames_at(path, stamps[sampled(stamps, fps=fps, max_frames=max_frames)])
         case FrameFiles():
-            stamps = np.arange(len(source)) / (source.fps or fps)
-            for place in sampled(stamps, fps=fps, max_frames=max_frames).tolist():
+            for place in sampled(_stamps(source, fps), fps=fps, max_frames=max_frames).tolist():
                 yield read_image(source.path(place))
         case EpisodeFrames(path, key, _, rate):
             cells = _cells(source)

@@ -51,7 +51,8 @@ class DatasetSpec:
     """What all episodes of a dataset share.
 
     ``fps``: the nominal rate [Hz]; ``fingerprint``: `SuiteSpec.fingerprint` for simulated data, provenance for the
-    rest; ``storage``: PNG images inside the parquet files (exact, quick to read) or mp4 (small).
+    rest; ``storage``: PNG images inside the parquet files (exact, quick to read) or mp4 (small); ``extras``: names of
+    further columns, one float32 for each step.
     """
 
     fps: float
@@ -61,6 +62,7 @@ class DatasetSpec:
     embodiment: str
     fingerprint: str = ""
     storage: Storage = "image"
+    extras: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` turns them back."""
@@ -74,6 +76,7 @@ class DatasetSpec:
                 **data,
                 "cameras": tuple(CameraSpec(**camera) for camera in data["cameras"]),
                 "proprio_names": tuple(data["proprio_names"]),
+                "extras": tuple(data.get("extras", ())),
                 "action": action_spec_from_dict(data["action"]),
             }
         )
@@ -110,6 +113,7 @@ def features_of(spec: DatasetSpec) -> dict[str, dict[str, Any]]:
         if spec.storage == "video":
             feature["info"] = _video_info(camera, spec.fps)
         features[camera_key(camera.name)] = feature
+    features |= {name: {"dtype": "float32", "shape": [1], "names": None} for name in spec.extras}
     features[STAMP] = {"dtype": "int64", "shape": [1], "names": None}
     return features | {key: dict(feature) for key, feature in INDEX_FEATURES.items()}
 

@@ -85,8 +85,12 @@ class Dataset:
         return _json(path) if path.is_file() else {}
 
     def arrays(self, index: int) -> dict[str, np.ndarray]:
-        """One episode's numbers: ``proprio`` [T, P] and ``actions`` [T, A] float32, ``stamps_ns`` [T] int64."""
-        wanted = [layout.STATE, layout.ACTION, layout.STAMP, "timestamp", "episode_index"]
+        """One episode's numbers: ``proprio`` [T, P] and ``actions`` [T, A] float32, ``stamps_ns`` [T] int64.
+
+        And each of the spec's ``extras`` by its name, [T] float32.
+        """
+        extras = self.spec.extras
+        wanted = [layout.STATE, layout.ACTION, layout.STAMP, "timestamp", "episode_index", *extras]
         table = self.table(index, [key for key in wanted if key in self._features])
         if not np.all(table["episode_index"].to_numpy() == index):
             raise self._torn(f"{self._data_path(self._row(index))} holds other episodes than meta/episodes says")
@@ -96,7 +100,8 @@ class Dataset:
             stamps = table[layout.STAMP].to_numpy().reshape(-1).astype(np.int64)
         else:
             stamps = np.round(table["timestamp"].to_numpy().astype(np.float64) * NANOSECONDS).astype(np.int64)
-        return {"proprio": state, "actions": matrix(table[layout.ACTION]), "stamps_ns": stamps}
+        found = {name: table[name].to_numpy().reshape(-1).astype(np.float32) for name in extras}
+        return {"proprio": state, "actions": matrix(table[layout.ACTION]), "stamps_ns": stamps, **found}
 
     def frames(self, index: int, camera: str) -> np.ndarray:
         """All images of one camera in one episode, decoded: [T, H, W, 3] uint8 RGB."""
@@ -128,6 +133,7 @@ class Dataset:
             stamps_ns=arrays["stamps_ns"],
             seed=info.seed,
             initial_state=info.initial_state,
+            extras={name: arrays[name] for name in self.spec.extras},
         )
 
     def hash(self) -> str:

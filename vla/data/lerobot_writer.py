@@ -95,6 +95,7 @@ class EpisodeWriter:
         columns = {
             layout.STATE: episode.proprio,
             layout.ACTION: episode.actions,
+            **episode.extras,
             layout.STAMP: episode.stamps_ns,
             "timestamp": (steps / self.spec.fps).astype(np.float32),
             "frame_index": steps,
@@ -232,6 +233,7 @@ def check_episode(episode: Episode, spec: DatasetSpec, index: int) -> None:
         "proprio": (episode.proprio, (length, len(spec.proprio_names)), np.float32),
         "actions": (episode.actions, (length, spec.action.dim), np.float32),
         "stamps_ns": (episode.stamps_ns, (length,), np.int64),
+        **{name: (episode.extras.get(name, np.empty(0)), (length,), np.float32) for name in spec.extras},
     }
     for name, (array, shape, dtype) in shapes.items():
         if array.shape != shape or array.dtype != dtype:
