@@ -51,6 +51,11 @@ VERBS = {
         "say what a training run takes before it is begun",
         "vla plan policy=cogact preset=paper gpus=8",
     ),
+    "plan forward": Verb(
+        "sim.plan_forward:main",
+        "choose actions by what a video action model expects of them",
+        "vla plan forward policy=outputs/train tasks=[tabletop/press-button] episodes=20",
+    ),
     "eval": Verb(
         "sim.evaluate:main",
         "count a policy's successes in simulation",

@@ -226,21 +226,43 @@ class UVA:
     ) -> list[ActionChunk]:
         """What each of the `session` s would answer, in one batch."""
         batch = self._remembered(sessions, [observation for observation, _ in seen])
-        shape = (self.config.action.steps + 1, self.config.pred_horizon, self.spec.action.dim)
-        noise = np.stack([one._rng.standard_normal(shape, np.float32) for one in sessions], axis=1)
+        noise = torch.cat([one._noise(1) for one in sessions], dim=1)
         with self._computing():
-            normalized = self.model.actions_of(self.model.seen(batch), torch.from_numpy(noise).to(self._device))
-        rows = self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
+            normalized = self.model.actions_of(self.model.seen(batch), noise.to(self._device))
         return [
             ActionChunk(_going_on(actions, underway), one.stamp_ns, 1 / self.spec.control_hz)
-            for actions, (one, underway) in zip(rows, seen, strict=True)
+            for actions, (one, underway) in zip(self.physical(normalized), seen, strict=True)
         ]
+
+    def imagined(self, observation: Observation, count: int) -> tuple[np.ndarray, Tensor]:
+        """``count`` chunks [K, N, A] that it could carry out now, and what it expects of each: latents [K, F, S, C]."""
+        batch = self._remembered([self], [observation])
+        with self._computing():
+            z = self.model.seen(batch).expand(count, -1, -1)
+            actions = self.model.actions_of(z, self._noise(count).to(self._device)).float()
+            told = {name: value.expand(count, *value.shape[1:]) for name, value in batch.items()} | {"actions": actions}
+            return self.physical(actions), self.model.video_of(told, self._generator(), "dynamics")
+
+    def latents(self, pictures: np.ndarray) -> Tensor:
+        """Pictures [B, H, W, 3] uint8 as the model predicts them, [B, S, C]."""
+        fitted = np.stack([fit_image(picture, self.config.image_size) for picture in pictures])
+        return self.model.latents(self.autoencoder.rows(fitted))
+
+    def physical(self, normalized: Tensor) -> np.ndarray:
+        """Actions [..., A] as the arm takes them."""
+        return self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
+
+    def _noise(self, count: int) -> Tensor:
+        shape = (self.config.action.steps + 1, count, self.config.pred_horizon, self.spec.action.dim)
+        return torch.from_numpy(self._rng.standard_normal(shape, np.float32))
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(int(self._rng.integers(2**31)))
 
     def foresee(self, *, task: str = "policy_video", rounds: int = 1) -> np.ndarray:
         """The pictures [F, H, W, 3] uint8 that are expected after the last observation, a ``stride`` apart."""
-        generator = torch.Generator().manual_seed(int(self._rng.integers(2**31)))
         with self._computing():
-            latents = self.model.video_of(self._batch([self]), generator, task, rounds=rounds)
+            latents = self.model.video_of(self._batch([self]), self._generator(), task, rounds=rounds)
         return self.autoencoder.pictures(latents)[0]
 
     def _computing(self) -> torch.autocast:

@@ -4,43 +4,21 @@ import json
 
 import numpy as np
 import pytest
-import torch
 
 from policies.policy import load_policy
 from policies.train import TrainConfig, run
 from policies.uva import inverse
 from policies.uva.inverse import label
-from sim.collect import CollectConfig
-from sim.collect import run as collect
 from sim.label import LabelConfig, label_videos
 from sim.predict import Judge, Shown, VideoConfig, predict_videos, video
 from vla.config import load
 from vla.data.lerobot import open_dataset
 from vla.errors import UnderstudyError
-from vla.representation.load import Representation
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Two demonstrations, and a tiny model of them that has hardly been trained."""
-    folder = tmp_path_factory.mktemp("predict")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNDERSTUDY_CACHE", str(folder / "cache"))
-        suite = {"image_size": 32, "cameras": ["front", "wrist"]}
-        data, tasks = folder / "data", ("tabletop/press-button",)
-        collect(CollectConfig(tasks=tasks, episodes=2, out=data, suite=suite, workers=0))
-        encoder = {"image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "heads": 1}
-        torch.manual_seed(0)
-        Representation.create("vae", {"encoder": encoder, "least_width": 8, "channels": 4}, []).save(folder / "vae")
-        given = [
-            "policy=uva",
-            "preset=tiny",
-            f"data={data}",
-            f"out={folder / 'policy'}",
-            f"policy.vae={folder / 'vae'}",
-        ]
-        run(load(TrainConfig, "train", [*given, "trainer.steps=2"]))
-        yield folder
+@pytest.fixture
+def made(video_checkpoint):
+    return video_checkpoint
 
 
 @pytest.mark.parametrize("given", ["video", "dynamics", "policy_video"])
