@@ -221,3 +221,16 @@ def test_its_class_is_loaded_by_name():
     from policies.policy import policy_class
 
     assert policy_class("uva") is UVA
+
+
+def test_of_a_datasets_films_those_of_the_first_camera_are_learned(make_dataset, vae, tiny):
+    """And their frames follow each other as those that the policy sees: every second one, at a stride of two."""
+    dataset, config = make_dataset(), tiny("policy=uva", f"policy.vae={vae}", "policy.stride=2")
+    windows, _ = UVA.films(config, [dataset.root], dataset.spec)
+    lengths = [info.length for info in dataset.episodes]
+    assert len(windows) == sum((length + 1) // 2 for length in lengths)
+    first = windows.samples[: (lengths[0] + 1) // 2]
+    front = dataset.episode(0).images["front"]()[::2]
+    seen = windows.frames["front"][first]
+    assert np.abs(seen.astype(int) - front).mean() < np.abs(seen.astype(int) - front[::-1]).mean() / 2  # JPEG
+    assert windows.gather(first[:2]).actions.shape == (2, 8, 0)

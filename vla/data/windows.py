@@ -113,15 +113,20 @@ class Windows:
 
 
 def film_windows(corpus: Corpus, *, camera: str, pred_horizon: int, spec: ActionSpec) -> Windows:
-    """Every frame of action-free films as a sample, seen by ``camera``: no proprio, no actions."""
+    """Every frame of action-free films as a sample, seen by ``camera``: no proprio, no actions.
+
+    Of recordings that several cameras made, clips called ``EPISODE/CAMERA``, only those of that camera are samples.
+    """
     told = tuple(dict.fromkeys(corpus.captions))
     total = corpus.num_frames
+    own = np.array([name.rpartition("/")[2] == camera for name in corpus.names])
+    chosen = np.repeat(own if own.any() else ~own, corpus.lengths)
     return Windows(
         frames={camera: corpus},
         proprio=np.zeros((total, 0), np.float32),
         actions=np.zeros((total, 0), np.float32),
         ends=np.repeat(corpus.starts + corpus.lengths, corpus.lengths),
-        samples=np.arange(total),
+        samples=np.flatnonzero(chosen),
         instruction_of=np.repeat([told.index(caption) for caption in corpus.captions], corpus.lengths),
         instructions=told,
         spec=spec,

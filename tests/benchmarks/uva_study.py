@@ -1,0 +1,138 @@
+"""UVA beside itself without video, CogACT and LeRobot's diffusion policy: same demonstrations, same time on the clock.
+
+The ten Meta-World tasks of `vla bench mt10`, one policy for all, among them one that is all contact (a peg into a
+hole). Once with its 100 demonstrations of each task, where CogACT and LeRobot's policies are those of that study; once
+with 10; and once more with 10 and the films of the 100, without their actions: first video alone for a third of the
+time, then everything. UVA sees through an autoencoder that was trained on the films before, which is not on its clock.
+Each finished cell is a small json; run again to go on.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from benchmarks import mt10
+from benchmarks.study import RESULTS, kept, markdown, mean_of, play_tasks
+
+from policies import train as training
+from policies.execution import ExecutionConfig
+from sim import collect
+from sim.rollout import Setting
+from vla.bench import Row, parser, write_bench
+from vla.config import CONFIGS, build, load
+from vla.representation import pretrain
+
+MANY, FEW = 100, 10
+TRIAL = 40
+"""Steps that tell how many fit into the time."""
+FILMS_SHARE = 1 / 3
+"""Of the time, for video alone."""
+OURS = ("uva", "uva-policy-alone")
+CELLS = {
+    **{f"{name}-{MANY}": (name, MANY) for name in OURS},
+    **{f"{name}-{FEW}": (name, FEW) for name in (*OURS, "uva-and-films", "cogact", "lerobot-diffusion")},
+}
+COGACT = ["policy=cogact", "preset=cpu", "trainer.batch_size=64"]
+UVA = ["policy=uva", "preset=cpu", "trainer.batch_size=32"]
+
+
+def recorded(demos: int, *, work: Path, many: Path) -> Path:
+    """Demonstrations, of the same scenes however many there are; all of them are those of `vla bench mt10`."""
+    out = many if demos == MANY else work / f"data-{demos}"
+    recording = {"tasks": list(mt10.TASKS), "episodes": demos, "suite": mt10.SUITE, "noise": mt10.NOISE, "out": out}
+    return collect.run(build(collect.CollectConfig, recording))
+
+
+def autoencoder(work: Path, films: Path) -> Path:
+    """Trained on all films: 16 pixels a side become a place."""
+    out, folder = work / "vae16", CONFIGS / "pretrain"
+    if not (out / "provenance.json").is_file():
+        given = ["representation=vae", "preset=cpu", f"data={films}", f"out={out}", "layout=lerobot_v3", "fps=80"]
+        given += ["max_frames=2000", "representation.encoder.patch_size=16", "trainer.lr=1e-3", "trainer.batch_size=16"]
+        settings = load(pretrain.PretrainConfig, "pretrain", [*given, "trainer.steps=1200"], config_dir=folder)
+        settings.resume = (out / "training_state").is_dir()
+        pretrain.run(settings)
+    return out
+
+
+def train_for(seconds: float, out: Path, given: Sequence[str]) -> tuple[Path, float]:
+    """Train for about so long: as many steps as `TRIAL` of them say; the checkpoint, and how long it took."""
+    plan = out.with_suffix(".json")
+    if not plan.is_file():
+        trial = out.with_name(f"{out.name}-trial")
+        shutil.rmtree(trial, ignore_errors=True)
+        _train(trial, given, TRIAL)
+        plan.parent.mkdir(parents=True, exist_ok=True)
+        plan.write_text(json.dumps({"steps": max(TRIAL, round(TRIAL * seconds / _spent(trial, skip=2)))}))
+    steps = json.loads(plan.read_text())["steps"]
+    if not (out / f"training_state/step-{steps:08d}").is_dir():
+        _train(out, given, steps)
+    return out, _spent(out)
+
+
+def _train(out: Path, given: Sequence[str], steps: int) -> None:
+    every = ["trainer.log_every=5"] if steps == TRIAL else []
+    settings = load(training.TrainConfig, "train", [*given, *every, f"out={out}", f"trainer.steps={steps}"])
+    settings.resume = (out / "training_state").is_dir()
+    training.run(settings)
+
+
+def _spent(out: Path, *, skip: int = 0) -> float:
+    """Seconds of all steps, by the median step."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    batch = 64 if "cogact" in out.name else 32
+    return lines[-1]["step"] * batch / median(line["samples_per_s"] for line in lines[skip:])
+
+
+def trained(cell: str, *, work: Path, many: Path, seconds: float) -> tuple[Path, list[float]]:
+    """The checkpoint of a cell, and the seconds of its stages."""
+    (name, demos), out = CELLS[cell], work / cell
+    data = recorded(demos, work=work, many=many)
+    if name == "lerobot-diffusion":
+        checkpoint, spent = mt10.train_peer("diffusion", data=data, work=out, seconds=seconds)
+        return checkpoint, [spent]
+    if name == "cogact":
+        checkpoint, spent = train_for(seconds, out, [*COGACT, f"data={data}"])
+        return checkpoint, [spent]
+    given = [*UVA, f"data={data}", f"policy.vae={autoencoder(work, many)}"]
+    if name == "uva-policy-alone":
+        given.append("policy.tasks=[policy]")
+    if name != "uva-and-films":
+        checkpoint, spent = train_for(seconds, out, given)
+        return checkpoint, [spent]
+    given.append(f"videos=[{many}]")
+    first, begun = train_for(FILMS_SHARE * seconds, work / f"{cell}-video", [*given, "policy.tasks=[video]"])
+    given += [f"start_from={first}", "video_share=0.3"]
+    checkpoint, spent = train_for((1 - FILMS_SHARE) * seconds, out, given)
+    return checkpoint, [begun, spent]
+
+
+def main(argv: list[str]) -> int:
+    """``vla bench uva_study``: after ``vla bench mt10``, four hours on two cores."""
+    arguments = parser("uva_study", __doc__)
+    arguments.add_argument(
+        "--cells", nargs="+", default=list(CELLS), choices=CELLS, metavar="CELL", help=", ".join(CELLS)
+    )
+    arguments.add_argument("--episodes", type=int, default=20, help="test scenes of each task")
+    arguments.add_argument("--work", type=Path, default=Path("outputs/uva"), help="where data and checkpoints go")
+    arguments.add_argument("--demonstrations", type=Path, default=Path("outputs/mt10/data"), help="of vla bench mt10")
+    given = arguments.parse_args(argv)
+    options, tasks = json.dumps(mt10.SUITE, sort_keys=True), mt10.TASKS
+    compared = ("random", "expert", "diffusion-chunking", "l1-chunking", "lerobot-act", "lerobot-diffusion")
+    cells = {f"mt10-{who}": json.loads((RESULTS / f"mt10-{who}.json").read_text()) for who in compared}
+    seconds = sum(cells["mt10-diffusion-chunking"]["train_s"])
+    for cell in given.cells:
+        checkpoint, spent = trained(cell, work=given.work, many=given.demonstrations, seconds=seconds)
+        setting = Setting(options, str(checkpoint), ExecutionConfig(ensemble="newest"))
+        play = partial(play_tasks, tasks, setting, "policy", episodes=given.episodes, first_scene=mt10.FIRST_SCENE)
+        cells[cell] = kept(f"uva-{cell}", play, episodes=given.episodes, train_s=spent)
+    head = ["", "mean (95 %)", *(task.removeprefix("metaworld/") for task in tasks)]
+    lines = [[who, mean_of(cell), *(str(cell["tasks"][task]) for task in tasks)] for who, cell in cells.items()]
+    sys.stdout.write(markdown(head, lines))
+    rows = [Row(name, one["success_rate"], "success") for name, one in cells.items()]
+    write_bench("uva_study", rows, {}, given.json, notes=("success on unseen scenes; intervals in the table above",))
+    return 0
