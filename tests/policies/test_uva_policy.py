@@ -232,5 +232,6 @@ def test_of_a_datasets_films_those_of_the_first_camera_are_learned(make_dataset,
     first = windows.samples[: (lengths[0] + 1) // 2]
     front = dataset.episode(0).images["front"]()[::2]
     seen = windows.frames["front"][first]
-    assert np.abs(seen.astype(int) - front).mean() < np.abs(seen.astype(int) - front[::-1]).mean() / 2  # JPEG
+    wrist = dataset.episode(0).images["wrist"]()[::2]
+    assert np.abs(seen.astype(int) - front).mean() < 0.7 * np.abs(seen.astype(int) - wrist).mean()  # JPEGs of noise
     assert windows.gather(first[:2]).actions.shape == (2, 8, 0)
