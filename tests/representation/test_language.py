@@ -96,3 +96,56 @@ def test_a_tokenizer_without_the_marks_is_refused():
     bare = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     with pytest.raises(UnderstudyError, match=r"has no \[PAD\]"):
         WordEmbedding(bare, width=8, max_words=20)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A tiny CLIP's text side, with a tokenizer that has CLIP's marks."""
+    from tokenizers import normalizers, pre_tokenizers, processors, trainers
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    begin, end = "<|startoftext|>", "<|endoftext|>"
+    tokenizer = Tokenizer(models.WordLevel(unk_token=end))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(CAPTIONS, trainers.WordLevelTrainer(special_tokens=[begin, end]))
+    marks = [(name, tokenizer.token_to_id(name)) for name in (begin, end)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{begin} $A {end}", special_tokens=marks)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "projection_dim": 24, "num_hidden_layers": 1}
+    config = CLIPTextConfig(
+        **sizes, num_attention_heads=2, vocab_size=tokenizer.get_vocab_size(), bos_token_id=0, eos_token_id=1
+    )
+    folder = tmp_path / "clip"
+    CLIPTextModelWithProjection(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=end, eos_token=end).save_pretrained(folder)
+    return folder
+
+
+def test_clips_feature_of_a_caption_is_transformers_own_whoever_stands_beside_it(clip):
+    from transformers import CLIPTextModelWithProjection
+
+    language = make_language(LanguageConfig(clip=clip), [])
+    reference = CLIPTextModelWithProjection.from_pretrained(clip).eval()
+    together = language.sentence(language.tokenize(["lift the red cube", "", "open the drawer"]))
+    assert together.shape == (3, language.width) == (3, 24)
+    for said, feature in zip(("lift the red cube", "", "open the drawer"), together, strict=True):
+        alone = torch.tensor([language.tokenizer.encode(said).ids])
+        torch.testing.assert_close(reference(input_ids=alone).text_embeds[0], feature)
+        torch.testing.assert_close(language.sentence(language.tokenize([said]))[0], feature)
+    assert language.contextual(language.tokenize(CAPTIONS)).shape[-1] == 24
+    assert not any(tensor.requires_grad for tensor in language.parameters())
+
+
+def test_a_saved_clip_comes_back(clip, tmp_path):
+    config = LanguageConfig(clip=clip)
+    language = make_language(config, [])
+    language.save(tmp_path)
+    again = saved_language(config, tmp_path)
+    again.load_state_dict(language.state_dict())
+    ids = language.tokenize(CAPTIONS)
+    assert torch.equal(again.sentence(ids), language.sentence(ids))
+
+
+def test_a_folder_that_is_no_clip_is_named(tmp_path):
+    with pytest.raises(UnderstudyError, match="CLIP"):
+        make_language(LanguageConfig(clip=tmp_path), [])

@@ -1,7 +1,8 @@
-"""Captions as tokens: a frozen DistilBERT from a folder when one is given, else an embedding trained here.
+"""Captions as tokens: a frozen DistilBERT or CLIP from a folder when one is given, else an embedding trained here.
 
-Both put a caption between ``[CLS]`` and ``[SEP]``; a caption that nobody gave is ``[CLS]`` alone. ``contextual`` is
-what an encoder is conditioned on, ``lexical`` what a decoder that has to say the words itself may know of them.
+All put a caption between two marks (``[CLS]`` and ``[SEP]``); a caption that nobody gave is the first alone.
+``contextual`` is what an encoder is conditioned on, ``lexical`` what a decoder that has to say the words itself may
+know of them.
 """
 
 import logging
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -29,6 +31,8 @@ class LanguageConfig:
 
     distilbert: Path | None = None
     """folder of a DistilBERT (config.json, weights, tokenizer), kept frozen; none: an embedding trained here"""
+    clip: Path | None = None
+    """folder of a CLIP, of which the text side is used, kept frozen"""
     width: int = 64
     """of the embedding trained here"""
     max_words: int = 20
@@ -53,17 +57,20 @@ class Captions(nn.Module):
     """What both kinds share: ids in, vectors out. ``kind`` is what a checkpoint says of itself."""
 
     kind = ""
+    marks = (PAD, UNKNOWN, CLS, SEP)
+    """what the tokenizer calls padding, an unknown word, the begin and the end"""
     width: int
 
     def __init__(self, tokenizer: Tokenizer, *, max_words: int) -> None:
         super().__init__()
-        missing = [name for name in (PAD, UNKNOWN, CLS, SEP) if tokenizer.token_to_id(name) is None]
+        missing = [name for name in self.marks if tokenizer.token_to_id(name) is None]
         if missing:
-            raise UnderstudyError(f"the tokenizer has no {', '.join(missing)}; a BERT-style one is needed")
+            raise UnderstudyError(f"the tokenizer has no {', '.join(missing)}; is it another model's?")
         tokenizer.no_padding()
         tokenizer.enable_truncation(max_words)
         self.tokenizer = tokenizer
-        self.pad, self.unknown, self.cls = (tokenizer.token_to_id(name) for name in (PAD, UNKNOWN, CLS))
+        self.pad, self.unknown, self.cls, _ = (tokenizer.token_to_id(name) for name in self.marks)
+        self.nothing = [self.cls]
 
     @property
     def vocabulary(self) -> int:
@@ -72,7 +79,7 @@ class Captions(nn.Module):
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
         """Ids [B, longest] int64; an empty caption is ``[CLS]`` alone."""
-        rows = [encoding.ids if text else [self.cls] for text, encoding in zip(captions, self._encoded(captions))]
+        rows = [encoding.ids if text else self.nothing for text, encoding in zip(captions, self._encoded(captions))]
         longest = max(map(len, rows), default=1)
         return torch.tensor([row + [self.pad] * (longest - len(row)) for row in rows])
 
@@ -172,10 +179,48 @@ class DistilBert(Captions):
             shutil.copyfile(self._config_file, target)
 
 
+class ClipText(DistilBert):
+    """The text side of a frozen CLIP (Radford et al. 2021), in the space that it shares with pictures."""
+
+    kind = "clip, frozen"
+    marks = ("<|endoftext|>", "<|endoftext|>", "<|startoftext|>", "<|endoftext|>")
+
+    def __init__(self, model: nn.Module, tokenizer: Tokenizer, *, max_words: int, config_file: Path) -> None:
+        Captions.__init__(self, tokenizer, max_words=max_words)
+        self.model, self.width = model.eval().requires_grad_(False), model.config.projection_dim
+        self._config_file, self.nothing = config_file, [self.cls, self.pad]
+
+    def unknown_words(self, caption: str) -> int:
+        """None: its pieces spell every word."""
+        return 0
+
+    def mask(self, ids: Tensor) -> Tensor:
+        """True where a token is real, [B, L]: its padding is its own mark for the end, of which the first is real."""
+        return (ids == self.pad).cumsum(1) - (ids == self.pad).long() == 0
+
+    @torch.no_grad()
+    def contextual(self, ids: Tensor) -> Tensor:
+        """The last hidden states, projected, [B, L, 512]."""
+        states = self.model(input_ids=ids, attention_mask=self.mask(ids).long()).last_hidden_state
+        return self.model.text_projection(states)
+
+    @torch.no_grad()
+    def lexical(self, ids: Tensor) -> Tensor:
+        """The input embeddings [B, L, 512]."""
+        return self.model.text_model.embeddings(ids)
+
+    @torch.no_grad()
+    def sentence(self, ids: Tensor) -> Tensor:
+        """CLIP's own feature of a caption, that of its end, [B, 512]."""
+        return self.model(input_ids=ids, attention_mask=self.mask(ids).long()).text_embeds
+
+
 def make_language(config: LanguageConfig, captions: Sequence[str]) -> Captions:
-    """For a new model: the DistilBERT of ``config.distilbert``, or an embedding of the captions' words."""
+    """For a new model: what ``config`` names a folder of, or an embedding of the captions' words."""
     if config.distilbert is not None:
-        return _read_distilbert(config.distilbert, max_words=config.max_words)
+        return _read(DistilBert, config.distilbert, max_words=config.max_words)
+    if config.clip is not None:
+        return _read(ClipText, config.clip, max_words=config.max_words)
     tokenizer = word_tokenizer(captions, vocabulary=config.vocabulary)
     return WordEmbedding(tokenizer, width=config.width, max_words=config.max_words)
 
@@ -183,29 +228,35 @@ def make_language(config: LanguageConfig, captions: Sequence[str]) -> Captions:
 def saved_language(config: LanguageConfig, folder: Path) -> Captions:
     """For a checkpoint in ``folder``: the same module, weights still to be loaded."""
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    if config.distilbert is None:
+    kind = DistilBert if config.distilbert is not None else ClipText if config.clip is not None else None
+    if kind is None:
         return WordEmbedding(tokenizer, width=config.width, max_words=config.max_words)
-    from transformers import DistilBertConfig, DistilBertModel
-
     file = folder / ENCODER / "config.json"
-    model = DistilBertModel(DistilBertConfig.from_json_file(str(file)))
-    return DistilBert(model, tokenizer, max_words=config.max_words, config_file=file)
+    made, settings = _model_of(kind)
+    return kind(made(settings.from_json_file(str(file))), tokenizer, max_words=config.max_words, config_file=file)
 
 
-def _read_distilbert(folder: Path, *, max_words: int) -> DistilBert:
-    from transformers import AutoTokenizer, DistilBertModel
+def _model_of(kind: type[DistilBert]) -> tuple[Any, Any]:
+    """The classes of transformers: the model's and its configuration's."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, DistilBertConfig, DistilBertModel
 
+    return (CLIPTextModelWithProjection, CLIPTextConfig) if kind is ClipText else (DistilBertModel, DistilBertConfig)
+
+
+def _read(kind: type[DistilBert], folder: Path, *, max_words: int) -> DistilBert:
+    from transformers import AutoTokenizer
+
+    name = {DistilBert: "DistilBERT", ClipText: "CLIP"}[kind]
     if not (folder / "config.json").is_file():
-        raise UnderstudyError(f"{folder} is no folder of a DistilBERT: it has no config.json")
+        raise UnderstudyError(f"{folder} is no folder of a {name}: it has no config.json")
+    made, _ = _model_of(kind)
     try:
-        model, told = DistilBertModel.from_pretrained(
+        model, told = made.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
     except (OSError, ValueError, RuntimeError) as error:
-        raise UnderstudyError(f"the DistilBERT in {folder} cannot be read: {first_line(error)}") from error
+        raise UnderstudyError(f"the {name} in {folder} cannot be read: {first_line(error)}") from error
     if told["missing_keys"]:
-        raise UnderstudyError(
-            f"the DistilBERT in {folder} lacks weights: {', '.join(sorted(told['missing_keys'])[:3])}"
-        )
-    return DistilBert(model, tokenizer, max_words=max_words, config_file=folder / "config.json")
+        raise UnderstudyError(f"the {name} in {folder} lacks weights: {', '.join(sorted(told['missing_keys'])[:3])}")
+    return kind(model, tokenizer, max_words=max_words, config_file=folder / "config.json")
