@@ -285,14 +285,20 @@ class UVAModel(nn.Module):
 
     @torch.no_grad()
     def video_of(
-        self, batch: Mapping[str, Tensor], generator: torch.Generator, task: str = "video", *, rounds: int = 1
+        self,
+        batch: Mapping[str, Tensor],
+        generator: torch.Generator,
+        task: str = "video",
+        *,
+        rounds: int = 1,
+        z: Tensor | None = None,
     ) -> Tensor:
-        """Latents of the future [B, F, S, C].
+        """Latents of the future [B, F, S, C]; ``z``: what `seen` gave for this batch and task, if it is known.
 
         In each of several ``rounds`` some places become known for the next, few at first, the same ones in all frames
         (Chang et al. 2022, MaskGIT, §3.2: a cosine).
         """
-        shown, z = replace(TASKS[task], future="some"), self.seen(batch, task)
+        shown, z = replace(TASKS[task], future="some"), self.seen(batch, task) if z is None else z
         count, places, frames = len(z), self.places_of_frame, self.config.frames
         rank = torch.rand(count, places, generator=generator).argsort(1).argsort(1).to(z.device)
         future = z.new_zeros(count, frames, places, self.shapes.channels, dtype=torch.float32)
