@@ -13,7 +13,8 @@ from vla import cli, config
 
 REPO = Path(__file__).resolve().parent.parent
 README = REPO / "README.md"
-TEXT = README.read_text("utf-8") if README.exists() else ""
+PAGES = (README, REPO / "policies/README.md", REPO / "policies/uva/README.md")
+TEXT = "\n".join(page.read_text("utf-8") for page in PAGES if page.exists())
 
 
 def commands(text: str) -> list[str]:
@@ -43,7 +44,9 @@ def only_parse(monkeypatch):
         raise UnderstoodError(load(*given, **options))
 
     def only_parse(command):
-        _, verb, *arguments = shlex.split(command, comments=True)
+        _, *words = shlex.split(command, comments=True)
+        verb = next(name for name in (" ".join(words[:2]), words[0]) if name in cli.VERBS)
+        arguments = words[len(verb.split()) :]
         module, _, function = cli.VERBS[verb].target.partition(":")
         main = getattr(import_module(module), function)
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
