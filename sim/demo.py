@@ -16,13 +16,15 @@ from policies.policy import load_policy
 from sim import collect
 from sim.evaluate import EvalConfig, evaluate, provenance, tell
 from sim.pool import start_server
+from sim.predict import VideoConfig, predict_videos
 from sim.report import write_report
 from sim.results import summarize
 from sim.suite import suite_module, suite_of
-from vla.config import build, help_text, load, to_yaml, wants_help
+from vla.config import CONFIGS, build, help_text, load, to_yaml, wants_help
 from vla.data.importers import import_dataset
 from vla.data.lerobot import open_dataset
 from vla.errors import UnderstudyError
+from vla.representation import pretrain
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,20 @@ class RealConfig:
 
 
 @dataclass
+class ForeseeConfig:
+    """A video action model of the same demonstrations, for a film of what it expects beside what happened."""
+
+    preset: str = "cpu"
+    """of ``policy=uva``"""
+    autoencoder: dict[str, Any] = field(default_factory=dict)
+    """settings of the trainer of its autoencoder, whose places are 16 pixels a side"""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """settings of its trainer"""
+    holdout: int = 6
+    """last episodes, which it does not see before it is filmed on them"""
+
+
+@dataclass
 class DemoConfig:
     """The demonstration's chapters."""
 
@@ -53,6 +69,7 @@ class DemoConfig:
     evaluate: dict[str, Any] = field(default_factory=dict)
     """settings of `vla eval`"""
     real: RealConfig | None = field(default_factory=RealConfig)
+    foresee: ForeseeConfig | None = field(default_factory=ForeseeConfig)
     out: Path = Path("outputs/demo")
     resume: bool = False
     """keep the demonstrations, and the training, of a demo that was stopped"""
@@ -82,7 +99,7 @@ def run(config: DemoConfig) -> Path:
 
     with _timed("train", wall):
         backbone = _warm_up(config, data)
-        settings = training.TrainConfig(data, config.policy, config.trainer, out=config.out / "train")
+        settings = training.TrainConfig(data, policy=config.policy, trainer=config.trainer, out=config.out / "train")
         settings.start_from, settings.resume = backbone, _begun(settings.out)
         checkpoint = training.run(settings)
 
@@ -97,10 +114,15 @@ def run(config: DemoConfig) -> Path:
         with _timed("real recording", wall):
             plots = {**_real(config), **plots}
 
+    films = {}
+    if config.foresee is not None:
+        with _timed("video model", wall):
+            films = _foresee(config.foresee, data, config.out / "video")
+
     wall["total"] = perf_counter() - began
     report = summarize(played.results, wall_s=wall, provenance=provenance(evaluation))
     curves = {"Backbone, under the L1 head": backbone / "metrics.jsonl", "CogACT": checkpoint / "metrics.jsonl"}
-    page = write_report(config.out, report, curves=curves, action_plots=plots)
+    page = write_report(config.out, report, curves=curves, films=films, action_plots=plots)
     tell(report, page)
     logger.info("%s", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in wall.items()))
     return page
@@ -134,7 +156,8 @@ def _warm_up(config: DemoConfig, data: Path) -> Path:
     The diffusion loss alone, from random weights, was slower to make it look at the objects.
     """
     policy = {**config.policy, "head": "regression"}
-    settings = training.TrainConfig(data, policy, {**config.trainer, **config.warm_up}, out=config.out / "warm-up")
+    trainer = {**config.trainer, **config.warm_up}
+    settings = training.TrainConfig(data, policy=policy, trainer=trainer, out=config.out / "warm-up")
     settings.resume = _begun(settings.out)
     return training.run(settings)
 
@@ -166,6 +189,27 @@ def _real(config: DemoConfig) -> dict[str, dict[str, Any]]:
         f"of holding still {holding:.2f} sd"
     )
     return {title: action_plot(policy, dataset, held_out)}
+
+
+def _foresee(config: ForeseeConfig, data: Path, root: Path) -> dict[str, Path]:
+    """Train an autoencoder and a video model, and film what it expects of episodes that it has not seen."""
+    first = open_dataset(data).spec.cameras[0]
+    films = ["representation=vae", f"data={data}", "layout=lerobot_v3", "representation.encoder.patch_size=16"]
+    films += [f"representation.encoder.image_size={first.height}", f"out={root / 'autoencoder'}", "max_frames=100"]
+    pretraining = load(pretrain.PretrainConfig, "pretrain", films, config_dir=CONFIGS / "pretrain")
+    pretraining.trainer |= config.autoencoder
+    pretraining.resume = _begun(pretraining.out)
+    given = ["policy=uva", f"preset={config.preset}", f"policy.vae={pretrain.run(pretraining)}", f"data={data}"]
+    given += [f"policy.image_size={first.height}", f"policy.cameras=[{first.name}]", "policy.tasks=[video]"]
+    settings = load(training.TrainConfig, "train", [*given, f"out={root / 'train'}", f"holdout={config.holdout}"])
+    settings.trainer |= config.trainer
+    settings.resume = _begun(settings.out)
+    checkpoint = training.run(settings)
+    found = predict_videos(VideoConfig(checkpoint, data, episodes=config.holdout, films=2, out=root))
+    near, still = found["predicted"]["psnr_db"], found["last picture"]["psnr_db"]
+    logger.info("expected pictures: %.1f dB from the true ones, the last picture %.1f dB", near, still)
+    caption = f"What a video model expects (right) beside what happened (left), episodes it had not seen: {near:.1f} dB"
+    return {f"{caption} ({number + 1})": root / f"episode-{number}.mp4" for number in range(min(2, config.holdout))}
 
 
 @contextmanager

@@ -23,6 +23,7 @@ MINIATURE = (
     "trainer.precision=fp32",
     "warm_up.steps=2",
     "warm_up.batch_size=8",
+    "foresee={preset: tiny, holdout: 1, autoencoder: {steps: 2, batch_size: 2}, trainer: {steps: 2}}",
 )
 
 
@@ -62,6 +63,30 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_the_policy_is_trained_on_what_was_collected_from_the_backbone_that_learned_to_see(tmp_path, monkeypatch):
+    """In a second, what `test_from_nothing_to_a_page` does in half a minute."""
+    trained, out = [], tmp_path / "demo"
+    monkeypatch.setattr(demo.collect, "run", lambda config: config.out)
+    monkeypatch.setattr(demo.training, "run", lambda config: trained.append(config) or config.out)
+    monkeypatch.setattr(demo, "start_server", lambda modules: None)
+
+    class ReachedError(Exception):
+        pass
+
+    def evaluated(config):
+        raise ReachedError(config.policy)
+
+    monkeypatch.setattr(demo, "evaluate", evaluated)
+    with pytest.raises(ReachedError, match="train"):
+        demo.run(settings(out))
+    warm_up, policy = trained
+    assert [config.data for config in trained] == [out / "data"] * 2
+    assert (warm_up.mix, policy.mix, warm_up.videos) == ((), (), ())
+    assert (warm_up.policy["head"], policy.policy.get("head", "diffusion")) == ("regression", "diffusion")
+    assert (warm_up.trainer["steps"], policy.trainer["steps"]) == (2, 4)
+    assert policy.start_from == warm_up.out == out / "warm-up"
+
+
 @pytest.mark.slow
 def test_from_nothing_to_a_page(tmp_path):
     out = tmp_path / "demo"
@@ -70,7 +95,9 @@ def test_from_nothing_to_a_page(tmp_path):
     assert page == out / "report.html"
     assert {"tabletop/press-button", "tabletop/lift-red-cube"} == set(report["tasks"])
     assert all(entry["episodes"] == 2 for entry in report["tasks"].values())
-    assert set(report["wall_s"]) == {"imports", "collect", "train", "evaluate", "total"}
+    assert set(report["wall_s"]) == {"imports", "collect", "train", "evaluate", "video model", "total"}
+    assert len(report["films"]) == 1
+    assert all((out / film).is_file() for film in report["films"].values())
     assert report["wall_s"]["total"] >= sum(report["wall_s"][part] for part in ("collect", "train", "evaluate"))
     filmed = [row["film"] for entry in report["tasks"].values() for row in entry["episodes_detail"] if row["film"]]
     assert filmed
