@@ -26,6 +26,8 @@ class DenoiserConfig:
     depth: int = 6
     steps: int = 100
     """times that sampling goes through"""
+    draws: int = 1
+    """independent draws of noise and time for each token and pass of the transformer; MAR has 4 (§4.2)"""
     temperature: float = 0.95
 
 
@@ -97,11 +99,14 @@ class TokenDiffusion(nn.Module):
 
     def loss(self, clean: Tensor, condition: Tensor) -> Tensor:
         """Error of the noise, and the variational bound that teaches the variance; [M] for [M, C] and [M, D]."""
+        draws = self.config.draws
+        clean, condition = clean.repeat(draws, 1), condition.repeat(draws, 1)
         time = torch.randint(TRAIN_TIMES, (len(clean), 1), device=clean.device)
         alpha, noise = self.alphas[time].float(), torch.randn_like(clean)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         said, variance = self.network(noisy, time[:, 0], condition).float().chunk(2, dim=-1)
-        return (said - noise).square().mean(-1) + self._bits(clean, noisy, said.detach(), variance, time)
+        error = (said - noise).square().mean(-1) + self._bits(clean, noisy, said.detach(), variance, time)
+        return error.unflatten(0, (draws, -1)).mean(0)
 
     def _bits(self, clean: Tensor, noisy: Tensor, said: Tensor, variance: Tensor, time: Tensor) -> Tensor:
         """The variational bound of one step in bits [M] (Nichol & Dhariwal 2021, eq. 4 to 7 and 15).

@@ -289,3 +289,17 @@ def test_a_head_learns_two_modes():
     made = head.sample(torch.zeros(400, 2), torch.randn(21, 400, 1))
     assert ((made.abs() - 0.5).abs() < 0.15).float().mean() > 0.9
     assert 0.3 < (made > 0).float().mean() < 0.7
+
+
+def test_a_token_may_be_drawn_several_times_for_one_pass():
+    one, four = (
+        TokenDiffusion(DenoiserConfig(width=16, depth=1, draws=draws), dim=3, condition=4, bound=1.0)
+        for draws in (1, 4)
+    )
+    four.load_state_dict(one.state_dict())
+    clean, condition = torch.randn(3000, 3), torch.randn(3000, 4)
+    assert four.loss(clean, condition).shape == (3000,)
+    assert float(four.loss(clean, condition).mean().detach()) == pytest.approx(
+        float(one.loss(clean, condition).mean().detach()), rel=0.1
+    )
+    assert four.loss(clean, condition).var() < one.loss(clean, condition).var()
