@@ -6,6 +6,7 @@ deviation. Training draws from it, as in the paper; what a policy sees is the me
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from vla.data.frames import cache_folder
 from vla.data.kept import MakeRows, kept_rows
 from vla.errors import UnderstudyError, first_line
 from vla.representation.load import ABOUT, load
-from vla.representation.vae import scaled
+from vla.representation.vae import scaled, unscaled
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -66,12 +67,17 @@ class Autoencoder(nn.Module):
 
     def side(self, image_size: int) -> int:
         """Places a side of a picture of so many pixels a side."""
-        stride = 2 ** (len(self.network.config.block_out_channels) - 1)
+        stride = self._folded * 2 ** (len(self.network.config.block_out_channels) - 1)
         if image_size % stride:
             raise UnderstudyError(
                 f"policy.image_size must be a multiple of the autoencoder's {stride}, got {image_size}"
             )
         return image_size // stride
+
+    @property
+    def _folded(self) -> int:
+        """Pixels a side that are channels of what it takes."""
+        return math.isqrt(self.network.config.in_channels // 3)
 
     @property
     def channels(self) -> int:
@@ -91,7 +97,8 @@ class Autoencoder(nn.Module):
     def rows(self, images: np.ndarray) -> Tensor:
         """[B, H, W, 3] uint8 → [B, S, 2 C]: means and deviations."""
         device = next(self.network.parameters()).device
-        posterior = self.network.encode(scaled(torch.from_numpy(np.ascontiguousarray(images)).to(device))).latent_dist
+        given = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        posterior = self.network.encode(scaled(given, self._folded)).latent_dist
         return self.scale * torch.cat([posterior.mean, posterior.std], dim=1).flatten(2).transpose(1, 2)
 
     @torch.inference_mode()
@@ -100,7 +107,7 @@ class Autoencoder(nn.Module):
         flat = latents.flatten(0, -3).float() / self.scale
         side = round(flat.shape[1] ** 0.5)
         drawn = self.network.decode(flat.transpose(1, 2).unflatten(2, (side, side))).sample
-        images = ((drawn.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        images = unscaled(drawn, self._folded)
         return images.cpu().numpy().reshape(*latents.shape[:-2], *images.shape[1:])
 
 

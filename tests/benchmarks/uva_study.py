@@ -48,12 +48,13 @@ def recorded(demos: int, *, work: Path, many: Path) -> Path:
 
 
 def autoencoder(work: Path, films: Path) -> Path:
-    """Trained on all films: 16 pixels a side become a place."""
-    out, folder = work / "vae16", CONFIGS / "pretrain"
+    """Trained on all films: 16 pixels a side become a place of 64 numbers."""
+    out, folder = work / "autoencoder", CONFIGS / "pretrain"
     if not (out / "provenance.json").is_file():
         given = ["representation=vae", "preset=cpu", f"data={films}", f"out={out}", "layout=lerobot_v3", "fps=80"]
-        given += ["max_frames=2000", "representation.encoder.patch_size=16", "trainer.lr=1e-3", "trainer.batch_size=16"]
-        settings = load(pretrain.PretrainConfig, "pretrain", [*given, "trainer.steps=1200"], config_dir=folder)
+        given += ["max_frames=2000", "representation.encoder.patch_size=16", "trainer.lr=2e-3", "trainer.batch_size=8"]
+        given += ["representation.channels=64", "trainer.steps=4000"]
+        settings = load(pretrain.PretrainConfig, "pretrain", given, config_dir=folder)
         settings.resume = (out / "training_state").is_dir()
         pretrain.run(settings)
     return out

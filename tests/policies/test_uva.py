@@ -297,9 +297,8 @@ def test_a_token_may_be_drawn_several_times_for_one_pass():
         for draws in (1, 4)
     )
     four.load_state_dict(one.state_dict())
-    clean, condition = torch.randn(3000, 3), torch.randn(3000, 4)
-    assert four.loss(clean, condition).shape == (3000,)
-    assert float(four.loss(clean, condition).mean().detach()) == pytest.approx(
-        float(one.loss(clean, condition).mean().detach()), rel=0.1
-    )
-    assert four.loss(clean, condition).var() < one.loss(clean, condition).var()
+    clean, condition = torch.randn(30, 3), torch.randn(30, 4)
+    torch.manual_seed(5)
+    expected = one.loss(clean.repeat(4, 1), condition.repeat(4, 1)).view(4, 30).mean(0)
+    torch.manual_seed(5)
+    torch.testing.assert_close(four.loss(clean, condition), expected)

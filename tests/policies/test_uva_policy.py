@@ -15,6 +15,7 @@ from policies.uva.policy import UVA
 from vla.config import load
 from vla.errors import UnderstudyError
 from vla.representation.load import Representation
+from vla.representation.vae import scaled, unscaled
 from vla.types import Observation, Task
 
 VAE = {"encoder": {"image_size": 32, "patch_size": 8, "width": 16, "depth": 1, "heads": 1}, "least_width": 8}
@@ -134,12 +135,32 @@ def test_latents_have_places_and_come_back_as_pictures(vae):
     autoencoder = Autoencoder.read(vae)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     rows = autoencoder.rows(images)
-    posterior = autoencoder.network.encode(torch.from_numpy(images).permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+    posterior = autoencoder.network.encode(scaled(torch.from_numpy(images), 4)).latent_dist
     torch.testing.assert_close(rows[0, 5, :4], posterior.mean[0, :, 1, 1] / 2)
     torch.testing.assert_close(rows[1, 6, 4:], posterior.std[1, :, 1, 2] / 2)
-    drawn = autoencoder.network.decode(posterior.mean).sample.clamp(-1, 1)
-    expected = ((drawn + 1) * 127.5).round().permute(0, 2, 3, 1)
-    np.testing.assert_allclose(autoencoder.pictures(rows[None, ..., :4])[0], expected.detach().numpy(), atol=1)
+    expected = unscaled(autoencoder.network.decode(posterior.mean).sample, 4)
+    np.testing.assert_allclose(autoencoder.pictures(rows[None, ..., :4])[0], expected.numpy(), atol=1)
+
+
+def test_pixels_are_folded_and_come_back():
+    images = torch.randint(0, 256, (2, 8, 12, 3), dtype=torch.uint8)
+    maps = scaled(images, 4)
+    assert maps.shape == (2, 48, 2, 3)
+    assert torch.equal(unscaled(maps, 4), images)
+    torch.testing.assert_close(scaled(images, 1), images.permute(0, 3, 1, 2) / 127.5 - 1)
+
+
+def test_an_autoencoder_for_whole_pixels_is_read_as_well(tmp_path):
+    """As diffusers' own are: nothing is folded before the first convolution."""
+    torch.manual_seed(0)
+    made = Representation.create("vae", {**VAE, "channels": 4, "folded": 1}, [])
+    autoencoder = Autoencoder(made.model.encoder, 0.5)
+    autoencoder.save(tmp_path / "theirs")
+    again, images = Autoencoder.read(tmp_path / "theirs"), np.zeros((1, 32, 32, 3), np.uint8)
+    assert again.network.config.in_channels == 3
+    assert again.side(32) == 4
+    torch.testing.assert_close(again.rows(images), autoencoder.rows(images))
+    assert again.pictures(again.rows(images)[None, ..., :4]).shape == (1, 1, 32, 32, 3)
 
 
 def test_an_autoencoder_of_diffusers_is_read_and_nothing_may_lack(vae, tmp_path):

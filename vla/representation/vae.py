@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from vla.errors import UnderstudyError
 from vla.representation.encoder import EncoderConfig
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ class VAEConfig:
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     """``patch_size``: pixels a side of a latent place; ``width``: channels where the map is smallest, half as many one
     level above; ``depth``: residual blocks at each level; the rest says nothing"""
-    least_width: int = 16
+    folded: int = 4
+    """pixels a side that are channels before the first convolution, so that none works at full resolution"""
+    least_width: int = 64
     """channels of the largest map"""
     channels: int = 16
     """numbers of a latent place"""
@@ -55,7 +59,7 @@ class VAE(nn.Module):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of ``images`` [B, F, H, W, 3]: every frame by itself."""
-        images = scaled(batch["images"].flatten(0, 1))
+        images = scaled(batch["images"].flatten(0, 1), self.config.folded)
         latents = self.encoder.encode(images).latent_dist
         if self.training:
             self._count(latents)
@@ -70,7 +74,7 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[B, H, W, 3] uint8 → latents [B, N, C], row by row, and no words."""
-        latents = self.encoder.encode(scaled(images)).latent_dist.mean / self.deviation
+        latents = self.encoder.encode(scaled(images, self.config.folded)).latent_dist.mean / self.deviation
         return latents.flatten(2).transpose(1, 2), images.new_zeros(len(images), 0, self.width, dtype=latents.dtype)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -78,22 +82,30 @@ class VAE(nn.Module):
         return self.encode(images)[0].flatten(1)
 
 
-def scaled(images: Tensor) -> Tensor:
-    """[B, H, W, 3] uint8 → [B, 3, H, W] in -1…1."""
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
+def scaled(images: Tensor, folded: int) -> Tensor:
+    """[B, H, W, 3] uint8 → [B, 3 k², H / k, W / k] in -1…1, k being ``folded``."""
+    return functional.pixel_unshuffle(images.permute(0, 3, 1, 2).float() / 127.5 - 1, folded)
+
+
+def unscaled(maps: Tensor, folded: int) -> Tensor:
+    """The inverse of `scaled`."""
+    images = functional.pixel_shuffle(maps, folded).clamp(-1, 1)
+    return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _network(config: VAEConfig) -> "AutoencoderKL":
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     encoder = config.encoder
-    levels = encoder.patch_size.bit_length()
-    if 2 ** (levels - 1) != encoder.patch_size or config.least_width % 8 or encoder.width % 8:
-        raise ValueError(
-            "representation.encoder.patch_size must be a power of two, both widths multiples of 8; got "
-            f"{encoder.patch_size}, {config.least_width} and {encoder.width}"
+    levels = (encoder.patch_size // config.folded).bit_length()
+    if config.folded * 2 ** (levels - 1) != encoder.patch_size or config.least_width % 8 or encoder.width % 8:
+        raise UnderstudyError(
+            "representation.encoder.patch_size must be representation.folded times a power of two, both widths "
+            f"multiples of 8; got {encoder.patch_size}, {config.folded}, {config.least_width} and {encoder.width}"
         )
     return AutoencoderKL(
+        in_channels=3 * config.folded**2,
+        out_channels=3 * config.folded**2,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=tuple(max(config.least_width, encoder.width >> level) for level in reversed(range(levels))),
