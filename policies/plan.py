@@ -17,6 +17,7 @@ from torch import nn
 
 from policies.train import checked
 from vla.config import help_text, load, wants_help
+from vla.errors import UnderstudyError
 from vla.types import ActionSpec, CameraSpec, PolicySpec
 
 if TYPE_CHECKING:
@@ -101,7 +102,9 @@ def main(argv: list[str]) -> int:
 
 def parts(config: PlanConfig) -> list[Part]:
     """The plan, line by line."""
-    _, policy, trainer = checked(config.policy, config.trainer)
+    family, policy, trainer = checked(config.policy, config.trainer)
+    if family.family != "cogact":
+        raise UnderstudyError(f"vla plan knows the parts of cogact alone, not yet those of {family.family}")
     model = _without_storage(policy, config)
     seen: set[int] = set()
     found = [_part(stack, trainer, seen) for stack in _stacks(model, policy, config)]

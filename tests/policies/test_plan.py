@@ -4,6 +4,7 @@ import pytest
 
 from policies.plan import PlanConfig, main, parts, per_gpu
 from vla.config import load
+from vla.errors import UnderstudyError
 
 
 def planned(*overrides):
@@ -73,3 +74,8 @@ def test_the_command_says_what_to_do_when_it_does_not_fit(capsys):
     assert "GPUs" in told
     assert main(["--help"]) == 0
     assert "memory_gb" in capsys.readouterr().out
+
+
+def test_a_family_whose_parts_it_does_not_know_is_refused():
+    with pytest.raises(UnderstudyError, match="uva"):
+        planned("policy=uva", "preset=tiny", "policy.vae=nowhere")
