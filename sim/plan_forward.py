@@ -24,6 +24,7 @@ from rich.table import Table
 from robot_bridge.safety import governed
 from sim.intervals import wilson
 from sim.predict import video_model
+from sim.rollout import check_fits
 from sim.suite import TEST_SEEDS, Suite, make_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import unknown
@@ -94,6 +95,7 @@ def plan_forward(config: ForwardConfig) -> dict[str, dict[str, int]]:
         name = suite_of(task)
         if name not in suites:
             suites[name] = make_suite(name, **config.suite), make_suite(name, **config.suite)
+            check_fits(policy, suites[name][0])
         goal = goal_of(suites[name][0], task, seed, policy)
         for way in config.ways:
             found[way][task] += play(way, *suites[name], (task, seed), goal, policy, config)
