@@ -6,7 +6,6 @@ deviation. Training draws from it, as in the paper; what a policy sees is the me
 
 import hashlib
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,8 @@ from vla.representation.vae import scaled, unscaled
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    from vla.representation.patch_autoencoder import PatchAutoencoder
+
 FOLDER, CONFIG = "vae", "config.json"
 """Of a checkpoint; diffusers' own file."""
 
@@ -30,7 +31,7 @@ FOLDER, CONFIG = "vae", "config.json"
 class Autoencoder(nn.Module):
     """Frozen; ``scale``: what latents are multiplied with for a deviation of 1."""
 
-    def __init__(self, network: "AutoencoderKL", scale: float) -> None:
+    def __init__(self, network: "AutoencoderKL | PatchAutoencoder", scale: float) -> None:
         super().__init__()
         self.network, self.scale = network.eval().requires_grad_(False), scale
 
@@ -49,9 +50,13 @@ class Autoencoder(nn.Module):
             )
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+        from vla.representation.patch_autoencoder import PatchAutoencoder
+
+        ours = json.loads((folder / CONFIG).read_text()).get("_class_name") == PatchAutoencoder.__name__
+        how = {"use_safetensors": True, "output_loading_info": True, "low_cpu_mem_usage": False}
         try:
-            network, told = AutoencoderKL.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=False
+            network, told = (PatchAutoencoder if ours else AutoencoderKL).from_pretrained(
+                folder, local_files_only=True, **how
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise UnderstudyError(f"the autoencoder in {folder} cannot be read: {first_line(error)}") from error
@@ -67,17 +72,13 @@ class Autoencoder(nn.Module):
 
     def side(self, image_size: int) -> int:
         """Places a side of a picture of so many pixels a side."""
-        stride = self._folded * 2 ** (len(self.network.config.block_out_channels) - 1)
+        config = self.network.config
+        stride = config.get("patch_size", 2 ** (len(config.block_out_channels) - 1))
         if image_size % stride:
             raise UnderstudyError(
                 f"policy.image_size must be a multiple of the autoencoder's {stride}, got {image_size}"
             )
         return image_size // stride
-
-    @property
-    def _folded(self) -> int:
-        """Pixels a side that are channels of what it takes."""
-        return math.isqrt(self.network.config.in_channels // 3)
 
     @property
     def channels(self) -> int:
@@ -98,7 +99,7 @@ class Autoencoder(nn.Module):
         """[B, H, W, 3] uint8 → [B, S, 2 C]: means and deviations."""
         device = next(self.network.parameters()).device
         given = torch.from_numpy(np.ascontiguousarray(images)).to(device)
-        posterior = self.network.encode(scaled(given, self._folded)).latent_dist
+        posterior = self.network.encode(scaled(given)).latent_dist
         return self.scale * torch.cat([posterior.mean, posterior.std], dim=1).flatten(2).transpose(1, 2)
 
     @torch.inference_mode()
@@ -107,7 +108,7 @@ class Autoencoder(nn.Module):
         flat = latents.flatten(0, -3).float() / self.scale
         side = round(flat.shape[1] ** 0.5)
         drawn = self.network.decode(flat.transpose(1, 2).unflatten(2, (side, side))).sample
-        images = unscaled(drawn, self._folded)
+        images = unscaled(drawn)
         return images.cpu().numpy().reshape(*latents.shape[:-2], *images.shape[1:])
 
 

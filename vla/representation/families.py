@@ -31,7 +31,7 @@ class Family:
     ``make(config, captions)``: the model; ``draw(index, clips, epochs, config)``: the frames of a batch; ``reads``:
     whether captions go in; ``crops``: whether the paper augments by crops that all frames of a video share;
     ``labels``: whether simulated or tracked keypoints are needed to train; ``alike``: whether a batch is of videos with
-    one caption.
+    one caption; ``begins``: whether the model looks at some batches before it is trained.
     """
 
     about: str
@@ -42,6 +42,7 @@ class Family:
     crops: bool = False
     labels: bool = False
     alike: bool = False
+    begins: bool = False
 
 
 def one_of_five(index: FrameIndex, clips: np.ndarray, epochs: np.ndarray, config: Any) -> Draw:
@@ -156,6 +157,7 @@ FAMILIES = {
         vae.VAEConfig,
         lambda config, _: vae.VAE(config),
         all_five,
+        begins=True,
     ),
     "forward_model": Family(
         "a later picture through a code",

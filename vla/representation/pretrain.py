@@ -94,6 +94,8 @@ def run(config: PretrainConfig) -> Path:
     )
     joints = _joints(config, corpus) if _family(name).labels else None
     batches = _batches(representation, corpus, index, kept, trainer, joints)
+    if _family(name).begins:
+        representation.model.begin(batches)
 
     def save() -> None:
         representation.save(config.out)

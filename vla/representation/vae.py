@@ -1,27 +1,28 @@
-"""A small variational autoencoder for latent video models, diffusers' `AutoencoderKL`, trained from scratch on film.
+"""A small variational autoencoder for latent video models, trained from scratch on film: a `PatchAutoencoder`.
 
 Without the discriminator and the perceptual loss of Rombach et al. 2022 (§3.1, appendix G), for which one needs weights
-of others: absolute error of the pixels, and a little of the divergence from a standard normal. Latents are what the
-mean says, divided by their own deviation, which training keeps count of.
+of others: squared error of the pixels (the absolute one forgets what is small), and a little of the divergence from a
+standard normal. Latents are what the mean says, divided by their own deviation, which training keeps count of.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vla.errors import UnderstudyError
 from vla.representation.encoder import EncoderConfig
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    from vla.representation.patch_autoencoder import PatchAutoencoder
 
 SLOWLY = 0.01
 """How quickly the count of the deviation follows."""
+BATCHES_TO_BEGIN = 24
 
 
 @dataclass
@@ -35,9 +36,9 @@ class VAEConfig:
     """pixels a side that are channels before the first convolution, so that none works at full resolution"""
     least_width: int = 64
     """channels of the largest map"""
-    channels: int = 16
+    channels: int = 32
     """numbers of a latent place"""
-    divergence: float = 1e-4
+    divergence: float = 1e-5
     """weight of the divergence, for each number"""
 
 
@@ -53,18 +54,23 @@ class VAE(nn.Module):
         self.encoder = _network(config)
         self.register_buffer("deviation", torch.ones(()))
 
+    def begin(self, batches: Callable[[int], Mapping[str, Tensor]]) -> None:
+        """Look at the first batches, before anything is learned: the linear part follows from them."""
+        seen = torch.cat([batches(number)["images"].flatten(0, 1) for number in range(BATCHES_TO_BEGIN)])
+        self.encoder.fit(scaled(seen))
+
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The training loss."""
         return self.losses(batch)["loss"]
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of ``images`` [B, F, H, W, 3]: every frame by itself."""
-        images = scaled(batch["images"].flatten(0, 1), self.config.folded)
+        images = scaled(batch["images"].flatten(0, 1))
         latents = self.encoder.encode(images).latent_dist
         if self.training:
             self._count(latents)
         drawn = self.encoder.decode(latents.sample()).sample.float()
-        pixels = (drawn - images).abs().mean()
+        pixels = (drawn - images).square().mean()
         divergence = latents.kl().mean() / latents.mean[0].numel()
         return {"loss": pixels + self.config.divergence * divergence, "pixels": pixels, "divergence": divergence}
 
@@ -74,7 +80,7 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor, text: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """[B, H, W, 3] uint8 → latents [B, N, C], row by row, and no words."""
-        latents = self.encoder.encode(scaled(images, self.config.folded)).latent_dist.mean / self.deviation
+        latents = self.encoder.encode(scaled(images)).latent_dist.mean / self.deviation
         return latents.flatten(2).transpose(1, 2), images.new_zeros(len(images), 0, self.width, dtype=latents.dtype)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -82,19 +88,18 @@ class VAE(nn.Module):
         return self.encode(images)[0].flatten(1)
 
 
-def scaled(images: Tensor, folded: int) -> Tensor:
-    """[B, H, W, 3] uint8 → [B, 3 k², H / k, W / k] in -1…1, k being ``folded``."""
-    return functional.pixel_unshuffle(images.permute(0, 3, 1, 2).float() / 127.5 - 1, folded)
+def scaled(images: Tensor) -> Tensor:
+    """[B, H, W, 3] uint8 → [B, 3, H, W] in -1…1."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def unscaled(maps: Tensor, folded: int) -> Tensor:
+def unscaled(pictures: Tensor) -> Tensor:
     """The inverse of `scaled`."""
-    images = functional.pixel_shuffle(maps, folded).clamp(-1, 1)
-    return ((images + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _network(config: VAEConfig) -> "AutoencoderKL":
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+def _network(config: VAEConfig) -> "PatchAutoencoder":
+    from vla.representation.patch_autoencoder import PatchAutoencoder
 
     encoder = config.encoder
     levels = (encoder.patch_size // config.folded).bit_length()
@@ -103,15 +108,16 @@ def _network(config: VAEConfig) -> "AutoencoderKL":
             "representation.encoder.patch_size must be representation.folded times a power of two, both widths "
             f"multiples of 8; got {encoder.patch_size}, {config.folded}, {config.least_width} and {encoder.width}"
         )
-    return AutoencoderKL(
-        in_channels=3 * config.folded**2,
-        out_channels=3 * config.folded**2,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=tuple(max(config.least_width, encoder.width >> level) for level in reversed(range(levels))),
-        layers_per_block=encoder.depth,
+    if config.channels > 3 * encoder.patch_size**2:
+        raise UnderstudyError(
+            f"representation.channels={config.channels} are more than the {3 * encoder.patch_size**2} numbers of a "
+            "place's pixels"
+        )
+    return PatchAutoencoder(
+        patch_size=encoder.patch_size,
+        folded=config.folded,
         latent_channels=config.channels,
-        norm_num_groups=8,
+        block_out_channels=[max(config.least_width, encoder.width >> level) for level in reversed(range(levels))],
+        layers_per_block=encoder.depth,
         sample_size=encoder.image_size,
-        mid_block_add_attention=False,
     )
