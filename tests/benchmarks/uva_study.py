@@ -2,9 +2,10 @@
 
 The ten Meta-World tasks of `vla bench mt10`, one policy for all, among them one that is all contact (a peg into a
 hole). Once with its 100 demonstrations of each task, where CogACT and LeRobot's policies are those of that study; once
-with 10, CogACT too; and once more with 10 and the films of the 100, without their actions: first video alone for a third of the
-time, then everything. UVA sees through an autoencoder that was trained on the films before, which is not on its clock.
-Each finished cell is a small json; run again to go on.
+with 10 for half as long, CogACT too; and once more with 10 and the films of the 100, without their actions: first video
+alone for a third of the time, then everything. UVA sees through an autoencoder that was trained on the films before,
+which is not on its clock. Each finished cell is a small json; run
+again to go on.
 """
 
 import json
@@ -27,6 +28,8 @@ from vla.config import CONFIGS, build, load
 from vla.representation import pretrain
 
 MANY, FEW = 100, 10
+SHARE = {MANY: 1.0, FEW: 0.5}
+"""Of the time, with so many demonstrations."""
 TRIAL = 40
 """Steps that tell how many fit into the time."""
 FILMS_SHARE = 1 / 3
@@ -92,6 +95,7 @@ def _spent(out: Path, *, skip: int = 0) -> float:
 def trained(cell: str, *, work: Path, many: Path, seconds: float) -> tuple[Path, list[float]]:
     """The checkpoint of a cell, and the seconds of its stages."""
     (name, demos), out = CELLS[cell], work / cell
+    seconds *= SHARE[demos]
     data = recorded(demos, work=work, many=many)
     if name == "cogact":
         checkpoint, spent = train_for(seconds, out, [*COGACT, f"data={data}"])
