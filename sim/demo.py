@@ -50,8 +50,6 @@ class ForeseeConfig:
     """of ``policy=uva``"""
     autoencoder: dict[str, Any] = field(default_factory=dict)
     """settings of the trainer of its autoencoder"""
-    patch_size: int = 16
-    """pixels a side of a place of its latents"""
     trainer: dict[str, Any] = field(default_factory=dict)
     """settings of its trainer"""
     holdout: int = 6
@@ -196,12 +194,7 @@ def _real(config: DemoConfig) -> dict[str, dict[str, Any]]:
 def _foresee(config: ForeseeConfig, data: Path, root: Path) -> dict[str, Path]:
     """Train an autoencoder and a video model, and film what it expects of episodes that it has not seen."""
     first = open_dataset(data).spec.cameras[0]
-    films = [
-        "representation=vae",
-        f"data={data}",
-        "layout=lerobot_v3",
-        f"representation.encoder.patch_size={config.patch_size}",
-    ]
+    films = ["representation=vae", f"data={data}", "layout=lerobot_v3"]
     films += [f"representation.encoder.image_size={first.height}", f"out={root / 'autoencoder'}", "max_frames=100"]
     pretraining = load(pretrain.PretrainConfig, "pretrain", films, config_dir=CONFIGS / "pretrain")
     pretraining.trainer |= config.autoencoder

@@ -55,8 +55,7 @@ def autoencoder(work: Path, films: Path) -> Path:
     out, folder = work / "autoencoder", CONFIGS / "pretrain"
     if not (out / "provenance.json").is_file():
         given = ["representation=vae", "preset=cpu", f"data={films}", f"out={out}", "layout=lerobot_v3", "fps=80"]
-        given += ["max_frames=2000", "representation.encoder.patch_size=16", "trainer.batch_size=8"]
-        given += ["representation.channels=128", "trainer.steps=2000"]
+        given += ["max_frames=2000", "trainer.steps=2000"]
         settings = load(pretrain.PretrainConfig, "pretrain", given, config_dir=folder)
         settings.resume = (out / "training_state").is_dir()
         pretrain.run(settings)

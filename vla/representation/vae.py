@@ -36,7 +36,7 @@ class VAEConfig:
     """pixels a side that are channels before the first convolution, so that none works at full resolution"""
     least_width: int = 64
     """channels of the largest map"""
-    channels: int = 32
+    channels: int = 128
     """numbers of a latent place"""
     divergence: float = 1e-5
     """weight of the divergence, for each number"""
