@@ -22,9 +22,10 @@ from policies.embodiments import Embodiments, fit_normalizers, specs_of
 from policies.hastened import Hastened
 from policies.heads.realtime import Known, soft_weights
 from policies.normalizer import NormalizerSet
-from policies.policy import Underway, read_spec, read_specs, write_spec
+from policies.policy import Underway, check_seen, read_spec, read_specs, write_spec
 from vla.backbones.small import build_tokenizer
 from vla.config import from_yaml, to_yaml
+from vla.data.corpus import Corpus
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
@@ -67,7 +68,7 @@ class CogACT:
         *,
         features: np.ndarray | None = None,
         others: Sequence[tuple[DatasetSpec, Windows]] = (),
-        films: tuple[Windows, str] | None = None,
+        films: Corpus | None = None,
     ) -> "CogACT":
         """An untrained policy for a dataset, with normalisers and vocabulary fitted on its training samples.
 
@@ -209,7 +210,9 @@ class CogACT:
         """What each of the `session` s would answer, in one batch unless something is underway."""
         if len(seen) > 1 and any(underway is not None for _, underway in seen):
             return [self.infer_together([one], [what])[0] for one, what in zip(sessions, seen, strict=True)]
-        observations, underway = [self._checked(observation) for observation, _ in seen], seen[0][1]
+        observations, underway = [observation for observation, _ in seen], seen[0][1]
+        for one in observations:
+            check_seen(self.spec, one)
         images = {
             c.name: np.stack([fit_image(one.images[c.name], c.height) for one in observations])
             for c in self.spec.cameras
@@ -221,19 +224,6 @@ class CogACT:
         return [
             ActionChunk(actions, one.stamp_ns, 1 / self.spec.control_hz) for actions, one in zip(rows, observations)
         ]
-
-    def _checked(self, observation: Observation) -> Observation:
-        missing = [camera.name for camera in self.spec.cameras if camera.name not in observation.images]
-        if missing:
-            raise UnderstudyError(
-                f"the observation lacks the camera {', '.join(missing)}; it has {', '.join(observation.images)}"
-            )
-        if observation.proprio.shape != (self.spec.proprio_dim,):
-            raise UnderstudyError(
-                f"the policy wants {self.spec.proprio_dim} proprio entries ({', '.join(self.spec.proprio_names)}), "
-                f"got {observation.proprio.shape}"
-            )
-        return observation
 
     def chunks(
         self,

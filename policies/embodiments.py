@@ -20,7 +20,7 @@ from policies.normalizer import Mode, Normalizer, NormalizerSet
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Windows
 from vla.errors import UnderstudyError
-from vla.types import ActionSpec, CameraSpec, PolicySpec
+from vla.types import Accepts, ActionSpec, CameraSpec, PolicySpec
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,12 @@ class Embodiments:
 
 
 def specs_of(
-    parts: Sequence[tuple[DatasetSpec, Windows]], *, image_size: int, pred_horizon: int, exec_horizon: int
+    parts: Sequence[tuple[DatasetSpec, Windows]],
+    *,
+    image_size: int,
+    pred_horizon: int,
+    exec_horizon: int,
+    accepts: tuple[Accepts, ...] = ("instruction",),
 ) -> dict[str, PolicySpec]:
     """Embodiment → what the policy expects and promises; datasets of one embodiment must agree about that."""
     specs: dict[str, PolicySpec] = {}
@@ -87,7 +92,7 @@ def specs_of(
             cameras=tuple(CameraSpec(name, image_size, image_size) for name in windows.frames),
             proprio_names=dataset.proprio_names,
             action=dataset.action,
-            accepts=("instruction",),
+            accepts=accepts,
             obs_horizon=1,
             pred_horizon=pred_horizon,
             exec_horizon=exec_horizon,

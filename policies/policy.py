@@ -20,14 +20,19 @@ from numpy.typing import NDArray
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionChunk, Observation, PolicySpec, Task
 
-POLICIES = {"cogact": "policies.cogact:CogACT", "uva": "policies.uva.policy:UVA"}
+POLICIES = {
+    "cogact": "policies.cogact:CogACT",
+    "uva": "policies.uva.policy:UVA",
+    "vid2robot": "policies.vid2robot:Vid2Robot",
+}
 """Family name → ``module:class``; the module is imported when the policy is made, not before.
 
 The class has ``config_class``, ``create(config, dataset_spec, windows)`` and ``load(folder)``; to be trained it also
 has ``model``, ``prepared(windows, content)``, the samples as it wants them, ``training_batch(batch)``,
-``later(windows, indices, rng)`` and ``inputs(images, proprio)`` for what it wants to see besides, ``tokenize(texts)``,
+``later(windows, indices, rng)`` and ``inputs(images, proprio)`` for what it wants to have besides, ``tokenize(texts)``,
 ``start_from(checkpoint)``, ``save(folder)`` and ``representation``, what it sees through, if anything; and, if it
-learns from action-free video, ``films(config, videos, dataset_spec)``.
+learns from action-free video, ``films(config, videos, dataset_spec)``, which opens it, and ``film_samples(films)``,
+what of it are batches of their own, if anything.
 """
 
 PEERS = {"lerobot": "policies.lerobot_plugin.peer:LeRobotPeer"}
@@ -51,6 +56,27 @@ class Underway:
     actions: NDArray[np.float32]
     delay: int
     how: Realtime = "guided"
+
+
+def going_on(actions: NDArray[np.float32], underway: Underway | None) -> NDArray[np.float32]:
+    """``actions`` [N, A] after the rows that will have been carried out by then."""
+    if underway is None:
+        return actions
+    return np.concatenate([underway.actions[: underway.delay], actions[min(underway.delay, len(underway.actions)) :]])
+
+
+def check_seen(spec: PolicySpec, observation: Observation) -> None:
+    """Refuse an observation that lacks a camera or has another proprio than ``spec`` says."""
+    missing = [camera.name for camera in spec.cameras if camera.name not in observation.images]
+    if missing:
+        raise UnderstudyError(
+            f"the observation lacks the camera {', '.join(missing)}; it has {', '.join(observation.images)}"
+        )
+    if observation.proprio.shape != (spec.proprio_dim,):
+        raise UnderstudyError(
+            f"the policy wants {spec.proprio_dim} proprio entries ({', '.join(spec.proprio_names)}), "
+            f"got {observation.proprio.shape}"
+        )
 
 
 class Policy(Protocol):

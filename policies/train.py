@@ -16,6 +16,7 @@ import numpy as np
 
 from policies.policy import policy_class
 from vla.config import build, help_text, load, wants_help
+from vla.data.corpus import Corpus
 from vla.data.lerobot import Dataset, DatasetSpec, open_dataset
 from vla.data.mixture import MixtureSampler
 from vla.data.windows import EpochSampler, Later, Windows, load_windows
@@ -43,10 +44,10 @@ class TrainConfig:
     mix_weights: tuple[float, ...] = ()
     """how often each is drawn, ``data`` first, e.g. [3,1]; empty: as often as it has frames"""
     videos: tuple[Path, ...] = ()
-    """folders of action-free videos of people or robots that it learns from besides (policy=uva); captions are read as
-    ``vla pretrain`` reads them"""
+    """folders of action-free videos of people or robots that it learns from besides (policy=uva), or that show it its
+    tasks (policy=vid2robot); captions are read as ``vla pretrain`` reads them"""
     video_share: float = 0.5
-    """of the batches, how many are of ``videos``"""
+    """of the batches, how many are of ``videos`` (policy=uva)"""
     policy: dict[str, Any] = field(default_factory=dict)
     """``name`` and the settings of that family's dataclass"""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -133,7 +134,7 @@ def run(config: TrainConfig) -> Path:
     windows = training_windows(dataset, policy_config, holdout=config.holdout)
     features = kept_features(config, policy_config, dataset, windows)
     others = [mixed_in(open_dataset(path), policy_config) for path in config.mix]
-    films = filmed(config, family, policy_config, dataset.spec)
+    films = opened_films(config, family, policy_config, dataset.spec)
     seed_everything(trainer.seed)
     policy = family.create(policy_config, dataset.spec, windows, features=features, others=others, films=films)
     if config.start_from is not None:
@@ -145,15 +146,16 @@ def run(config: TrainConfig) -> Path:
         sum(parameter.numel() for parameter in policy.model.parameters()) / 1e6,
     )
     windows = policy.prepared(windows, dataset.hash())
-    films = None if films is None else policy.prepared(*films)
+    film_samples = None if films is None else policy.film_samples(films)
     parts = [(dataset.spec.embodiment, windows), *((spec.embodiment, other) for spec, other in others)]
     batches: Any = (
         MixedBatches(policy, parts, config.mix_weights, trainer, shift=config.shift)
         if others
         else TrainingBatches(policy, windows, trainer, shift=config.shift, features=features)
     )
-    if films is not None:
-        batches = WithFilms(batches, TrainingBatches(policy, films, trainer, shift=0), config.video_share, trainer.seed)
+    if film_samples is not None:
+        filmed = TrainingBatches(policy, film_samples, trainer, shift=0)
+        batches = WithFilms(batches, filmed, config.video_share, trainer.seed)
 
     def save() -> None:
         policy.save(config.out)
@@ -205,12 +207,12 @@ def mixed_in(dataset: Dataset, policy_config: Any) -> tuple[DatasetSpec, Windows
     return dataset.spec, training_windows(dataset, replace(policy_config, cameras=cameras), holdout=0)
 
 
-def filmed(config: TrainConfig, family: Any, policy_config: Any, spec: DatasetSpec) -> "tuple[Windows, str] | None":
-    """The action-free films as samples, and what names their pictures."""
+def opened_films(config: TrainConfig, family: Any, policy_config: Any, spec: DatasetSpec) -> Corpus | None:
+    """The action-free films, for a family that learns from them."""
     if not config.videos:
         return None
     if not hasattr(family, "films"):
-        raise UnderstudyError(f"{family.family} learns nothing from videos without actions; policy=uva does")
+        raise UnderstudyError(f"{family.family} learns nothing from videos without actions; uva and vid2robot do")
     if not 0 < config.video_share < 1:
         raise UnderstudyError(f"video_share must be between 0 and 1, got {config.video_share}")
     return family.films(policy_config, config.videos, spec)
@@ -278,8 +280,11 @@ class TrainingBatches:
 
             del batch["text"]
             batch["features"] = torch.from_numpy(self._features[frames])
-        for name, later in self._policy.later(self._windows, frames, rng).items():
-            batch |= {f"{name}.{key}": value for key, value in self._seen(later, shift).items()}
+        for name, more in self._policy.later(self._windows, frames, rng).items():
+            if isinstance(more, Later):
+                batch |= {f"{name}.{key}": value for key, value in self._seen(more, shift).items()}
+            else:
+                batch[name] = more
         return batch
 
     def _seen(self, later: Later, shift: np.ndarray | None) -> "Batch":

@@ -6,6 +6,7 @@ arm goes on with the chunk before it.
 
 import os
 from collections import deque
+from dataclasses import replace
 from time import monotonic_ns
 from typing import Any
 
@@ -15,6 +16,7 @@ from policies.policy import Underway
 from robot_bridge.client import Answer, BridgeError, Connection
 from robot_bridge.plan import MESSAGE, Plan, task_of
 from robot_bridge.rings import text
+from vla.prompt import read_prompt
 from vla.types import Observation
 
 POLL_S = 0.002
@@ -41,7 +43,7 @@ class Asker:
         """the request that is not answered, and when it ceases to be of use [ns]"""
         self._seen_ns = self._encoded_us = self._tried_ns = self._told_ns = 0
         self._last: Answer | None = None
-        self._task = (0, None)
+        self._video = None if plan.prompt is None else read_prompt(plan.prompt)
         self.meeting = self.begun = self.asked = self.answered = self.dropped = 0
         self.trouble = "not connected yet"
 
@@ -81,6 +83,7 @@ class Asker:
         if record is None or int(record["episode"]) == self.begun:
             return
         episode, task, seed = task_of(record)
+        task = replace(task, video=self._video)
         try:
             self.connection.begin(task, seed=seed, timeout_s=2.0)
         except BridgeError as error:

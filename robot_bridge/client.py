@@ -150,8 +150,7 @@ class Connection:
         self._ready = False
         self._asked_ns.clear()
         header = self._header(Kind.RESET)
-        plain = {"instruction": task.instruction, "seed": seed}
-        self._answer_to([header.pack(), wire.pack_map(plain)], header, Kind.READY, timeout_s)
+        self._answer_to([header.pack(), *wire.pack_task(task, seed)], header, Kind.READY, timeout_s)
         self._ready = True
 
     def ask(self, observation: Observation, underway: Underway | None = None, *, budget_s: float = 1.0) -> int:

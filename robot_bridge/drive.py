@@ -29,7 +29,7 @@ from policies.policy import SPEC_FILE, Realtime, read_spec
 from robot_bridge.arms.arm import ARMS, Box, make_arm
 from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import MOVING, ControlConfig, State
-from robot_bridge.fitting import Side, alike, misfits, of_policy
+from robot_bridge.fitting import Side, alike, check_prompted, misfits, of_policy
 from robot_bridge.keyboard import Keyboard
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Plan
@@ -69,6 +69,7 @@ class Drive:
     out: Path | None = None
     views: bool = False
     workspace: Box | None = None
+    prompt: Path | None = None
     codecs: tuple[Codec, ...] = ("raw", "jpeg")
 
 
@@ -89,6 +90,7 @@ def drive(asked: Drive, *, keyboard: Keyboard | None = None) -> list[Driven]:
         stage = make_stage(asked.arm, dict(asked.arm_options), dict(asked.cameras), spec)
         try:
             _check_fits(asked, spec, stage)
+            check_prompted(spec, asked.prompt)
             plan = _plan(asked, spec, stage, address)
             with Run(plan) as run:
                 return list(_episodes(asked, run, stage, keyboard))
@@ -115,6 +117,7 @@ def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
         actions=actions,
         record=asked.record,
         workspace=asked.workspace,
+        prompt=asked.prompt,
         codecs=asked.codecs,
     )
 
@@ -198,7 +201,7 @@ def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -
             if number:
                 stage.begin(number)
             instruction = asked.instruction or stage.instruction
-            if not instruction and asked.replay is None:
+            if not instruction and asked.replay is None and asked.prompt is None:
                 raise UnderstudyError('say what to do: --instruction "lift the red cube"')
             run.begin(Task(instruction), seed=asked.seed + number, timeout_s=SERVING_S)
             ended = _episode(asked, run, stage, keyboard, log, views)
@@ -303,6 +306,7 @@ def main(argv: list[str]) -> int:
         out=given.out,
         views=given.rerun,
         workspace=given.workspace and box(given.workspace),
+        prompt=given.prompt,
         codecs=("raw", "jpeg") if given.codec == "raw" else ("jpeg",),
     )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # brake and clear up, as for Ctrl-C
@@ -368,6 +372,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="a number, a path, or LeRobot's settings as JSON",
     )
     add("--instruction", default="", help="what to do; in simulation the task says it")
+    add("--prompt", type=Path, metavar="VIDEO", help="a video of somebody doing it, for a policy that is shown")
     add("--server", default="", help="tcp://HOST:PORT of `vla serve`")
     add("--key", type=Path, help="this robot's .key_secret")
     add("--server-key", type=Path, help="the server's .key")

@@ -36,7 +36,7 @@ class Plan:
     """One run. ``folder``: what the processes share; ``shadow``: nothing is sent to the arm.
 
     ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server; ``record``: a dataset to
-    which the episodes are added; ``workspace``: one that is not the arm's own.
+    which the episodes are added; ``workspace``: one that is not the arm's own; ``prompt``: a video that shows the task.
     """
 
     folder: Path
@@ -52,6 +52,7 @@ class Plan:
     actions: Path | None = None
     record: Path | None = None
     workspace: Box | None = None
+    prompt: Path | None = None
 
     @property
     def step_ns(self) -> int:

@@ -224,7 +224,7 @@ class PolicyServer:
         elif header.kind is Kind.BYE:
             del self._robots[identity]
         elif header.kind is Kind.RESET:
-            yield from self._begin(robot, header, *_task(wire.unpack_map(_only(parts, 2)[1])))
+            yield from self._begin(robot, header, *wire.unpack_task(parts[1:]))
         elif header.kind is Kind.OBSERVE:
             self._take(robot, Waiting(header, parts[1:], monotonic_ns()))
         else:
@@ -391,10 +391,3 @@ def _only(parts: list[wire.Buffer], count: int) -> list[wire.Buffer]:
     if len(parts) != count:
         raise WireError(f"a message of {count} parts was expected, got {len(parts)}")
     return parts
-
-
-def _task(told: dict[str, Any]) -> tuple[Task, int]:
-    instruction, seed = told.get("instruction"), told.get("seed", 0)
-    if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
-    return Task(instruction), seed

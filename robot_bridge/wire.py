@@ -1,14 +1,15 @@
 """What robot and server say to each other: a fixed header, then raw buffers; no pickle, no types from the network.
 
     part 0   header, 72 bytes, little-endian: `Header`
-    part 1…  HELLO, WELCOME, RESET, ERROR: one msgpack map of plain types; READY, ALIVE, BYE: nothing
+    part 1…  HELLO, WELCOME, ERROR: one msgpack map of plain types; READY, ALIVE, BYE: nothing
+             RESET:   such a map, then the frames of the video that shows the task, then its goal, JPEGs, if any
              OBSERVE: what is under way, proprio, then each camera's picture in the order of the spec
              CHUNK:   actions, then the server's timing [µs]
 
-Shapes and dtypes are never sent: both sides know them from the `PolicySpec` of the handshake, whose hash stands in
-every header. A buffer is looked at only when it has exactly the bytes that the spec says, so nothing on the wire can
-make anybody allocate. Stamps are of the robot's monotonic clock and come back as they were sent; a deadline is a time
-left, so the clocks of the two machines never meet.
+But for a task's pictures, which are bounded, shapes and dtypes are never sent: both sides know them from the
+`PolicySpec` of the handshake, whose hash stands in every header. A buffer is looked at only when it has exactly the
+bytes that the spec says, so nothing on the wire can make anybody allocate. Stamps are of the robot's monotonic clock
+and come back as they were sent; a deadline is a time left, so the clocks of the two machines never meet.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ import numpy as np
 
 from policies.policy import Realtime, Underway
 from vla.errors import UnderstudyError
-from vla.types import ActionChunk, Observation, PolicySpec
+from vla.types import ActionChunk, Observation, PolicySpec, Task, VideoClip
 
 Codec = Literal["raw", "jpeg"]
 Buffer = bytes | bytearray | memoryview
@@ -35,6 +36,8 @@ MAX_MESSAGE = 16 << 20
 MAX_MAP = 256 << 10
 """Bytes of a msgpack part."""
 JPEG_QUALITY = 90
+MAX_FRAMES, MAX_SIDE = 64, 1024
+"""Of the video that shows a task, and pixels a side of its pictures."""
 TIMING = ("queued", "inferred", "total")
 """What the server says of an answer, microseconds each as uint32."""
 
@@ -128,6 +131,56 @@ def unpack_map(part: Buffer) -> dict[str, Any]:
 
 def _no_types(code: int, data: bytes) -> object:
     raise ValueError(f"type {code} of {len(data)} bytes")
+
+
+def pack_task(task: Task, seed: int) -> list[Buffer]:
+    """What is to be done: told, and shown or pictured if it is."""
+    plain: dict[str, Any] = {"instruction": task.instruction, "seed": seed}
+    pictures: list[np.ndarray] = []
+    if task.video is not None:
+        plain |= {"video": [*task.video.frames.shape[:3]], "fps": float(task.video.fps)}
+        pictures += list(task.video.frames)
+    if task.goal is not None:
+        plain["goal"] = [*task.goal.shape[:2]]
+        pictures.append(task.goal)
+    if task.video is not None and len(task.video.frames) > MAX_FRAMES:
+        raise WireError(f"a video has at most {MAX_FRAMES} frames on the wire, got {len(task.video.frames)}")
+    return [pack_map(plain), *map(_jpeg, pictures)]
+
+
+def unpack_task(parts: Sequence[Buffer]) -> tuple[Task, int]:
+    """The inverse of `pack_task`: the task and its seed. Raises `WireError`."""
+    if not parts:
+        raise WireError("a task has at least one part")
+    told = unpack_map(parts[0])
+    instruction, seed = told.get("instruction"), told.get("seed", 0)
+    if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
+    count, *size = _sizes(told, "video", (MAX_FRAMES, MAX_SIDE, MAX_SIDE)) or (0,)
+    goal_size, pictures = _sizes(told, "goal", (MAX_SIDE, MAX_SIDE)), parts[1:]
+    if len(pictures) != count + bool(goal_size):
+        raise WireError(f"a task with {count + bool(goal_size)} pictures has as many parts, got {len(pictures)}")
+    video = goal = None
+    if count:
+        fps = told.get("fps")
+        if not isinstance(fps, float) or not 0 < fps < 1e4:
+            raise WireError("a video has a rate in frames a second")
+        video = VideoClip(np.stack([_picture(part, (*size, 3)) for part in pictures[:count]]), fps)
+    if goal_size:
+        goal = _picture(pictures[-1], (*goal_size, 3))
+    return Task(instruction, video, goal), seed
+
+
+def _sizes(told: Mapping[str, Any], name: str, most: tuple[int, ...]) -> tuple[int, ...]:
+    """Whole numbers from 1 to ``most``, or none where nobody names them."""
+    found = told.get(name)
+    if found is None:
+        return ()
+    if not isinstance(found, list) or len(found) != len(most):
+        raise WireError(f"the sizes of a task's {name} are {len(most)} whole numbers")
+    if any(not isinstance(one, int) or not 1 <= one <= limit for one, limit in zip(found, most, strict=True)):
+        raise WireError(f"the sizes of a task's {name} are at most {most}, got {found}")
+    return tuple(found)
 
 
 def pack_observation(

@@ -7,7 +7,7 @@ by the policy told the instruction of another task (control: a policy that does 
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -15,12 +15,14 @@ from time import perf_counter
 from typing import Any
 
 from policies.execution import ExecutionConfig
+from policies.policy import SPEC_FILE, read_spec
 from policies.train import code_version
 from sim.collect import expand
 from sim.pool import default_workers, with_progress
 from sim.report import write_report
-from sim.results import EpisodeResult, summarize
+from sim.results import Condition, EpisodeResult, summarize
 from sim.rollout import Played, Scene, Setting, play_all
+from sim.shown import CONTROLS, chosen, prompts_of
 from sim.suite import TEST_SEEDS, shared_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import UnderstudyError
@@ -40,10 +42,13 @@ class EvalConfig:
     """folder of a checkpoint"""
     tasks: tuple[str, ...] = ()
     """task names, ``*`` allowed; empty: those that the checkpoint was trained on"""
+    prompt: Path | None = None
+    """what a policy is shown that wants to be shown its task: a video of somebody doing it, or a folder of captioned
+    videos (``vla human split=test``), of which each scene gets one with its task's words"""
     episodes: int = 20
     """test scenes for each task"""
     control_episodes: int = 20
-    """test scenes for each task in the wrong-instruction control; 0: none"""
+    """test scenes for each task in the wrong-instruction control, and in those of the prompt; 0: none"""
     out: Path = Path("outputs/eval")
     suite: dict[str, Any] = field(default_factory=dict)
     """options of the suite; must give the pictures that the policy was trained on"""
@@ -110,25 +115,49 @@ def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Sce
     if config.episodes < 1:
         raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
     seeds = TEST_SEEDS[config.seed : config.seed + config.episodes]
-    wrong = wrong_instructions(tasks, setting) if config.control_episodes else {}
-    scenes = [Scene(setting, task, task, "policy", seed) for task in tasks for seed in seeds]
-    scenes += [
-        Scene(setting, task, told, "wrong-instruction", seed)
-        for task, told in wrong.items()
-        for seed in seeds[: config.control_episodes]
-    ]
+    words = instructions(tasks, setting)
+    wrong = wrong_instructions(words) if config.control_episodes else {}
+    films = prompts_of(config.prompt, words) if wants_prompt(config) else {task: [""] for task in tasks}
+
+    def scene(task: str, told: str, condition: Condition, seed: int) -> Scene:
+        return Scene(setting, task, told, condition, seed, prompt=chosen(films[told], told, seed))
+
+    scenes = [scene(task, task, "policy", seed) for task in tasks for seed in seeds]
+    few = seeds[: config.control_episodes]
+    scenes += [scene(task, told, "wrong-instruction", seed) for task, told in wrong.items() for seed in few]
+    controls = CONTROLS if wants_prompt(config) else ()
+    scenes += [scene(task, task, control, seed) for control in controls for task in tasks for seed in few]
     bare = Setting(setting.suite_options)
     scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]
     return scenes + [Scene(bare, task, task, "expert", seed) for task in tasks for seed in seeds]
 
 
-def wrong_instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]:
-    """For each task another one to be told: the next whose object is not the same, so that luck cannot fulfil both."""
+def wants_prompt(config: EvalConfig) -> bool:
+    """Whether the policy is shown its tasks; raises `UnderstudyError` when it is and there is nothing to show."""
+    shown = (config.policy / SPEC_FILE).is_file() and "video" in read_spec(config.policy).accepts
+    if shown and config.prompt is None:
+        raise UnderstudyError(
+            f"{config.policy} is shown what to do: give prompt=VIDEO, or prompt=FOLDER of captioned videos, such as "
+            "vla human split=test writes"
+        )
+    if not shown and config.prompt is not None:
+        raise UnderstudyError(f"{config.policy} looks at no prompt: leave prompt out")
+    return shown
+
+
+def instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]:
+    """Task → what it is told."""
     suite = shared_suite(suite_of(tasks[0]), setting.suite_options)
-    objects = {}
+    words = {}
     for task in tasks:
         suite.reset(task, TEST_SEEDS[0])
-        objects[task] = _object(suite.instruction)
+        words[task] = suite.instruction
+    return words
+
+
+def wrong_instructions(instructions: Mapping[str, str]) -> dict[str, str]:
+    """For each task another one to be told: the next whose object is not the same, so that luck cannot fulfil both."""
+    tasks, objects = list(instructions), {task: _object(words) for task, words in instructions.items()}
     wrong = {}
     for number, task in enumerate(tasks):
         others = [*tasks[number + 1 :], *tasks[:number]]
@@ -196,6 +225,7 @@ def provenance(config: EvalConfig) -> dict[str, Any]:
         "checkpoint": str(config.policy),
         "policy": _provenance_of(config.policy),
         "suite": config.suite,
+        "prompt": str(config.prompt) if config.prompt else None,
         "execution": vars(config.execution),
         "test_seeds": [TEST_SEEDS.start + config.seed, TEST_SEEDS.start + config.seed + config.episodes - 1],
         "code": code_version(),
@@ -213,11 +243,11 @@ def tell(report: dict[str, Any], page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "task", "success", "95 % interval", "random", "expert", "misled", box=box.SIMPLE, padding=(0, 1, 0, 0)
-    )
-    table.columns[0].no_wrap = True
     conditions = report["conditions"]
+    columns = {"random": "random", "expert": "expert", "wrong-instruction": "misled"}
+    columns |= {name: name.removesuffix("-prompt") for name in CONTROLS if name in conditions}
+    table = Table("task", "success", "95 % interval", *columns.values(), box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.columns[0].no_wrap = True
 
     def cell(condition: str, task: str | None) -> str:
         part = conditions.get(condition)
@@ -227,12 +257,12 @@ def tell(report: dict[str, Any], page: Path) -> None:
     for task, entry in [*report["tasks"].items(), (None, report["mean"])]:
         low, high = entry["wilson"]
         rate = f"{entry['successes']}/{entry['episodes']} = {entry['success_rate']:.2f}"
-        others = [cell(condition, task) for condition in ("random", "expert", "wrong-instruction")]
+        others = [cell(condition, task) for condition in columns]
         table.add_row(task.partition("/")[2] if task else "mean", rate, f"{low:.2f} – {high:.2f}", *others)
     console = Console()
     console.print(table)
     if "wrong-instruction" in conditions:
-        console.print("misled: the same policy, told the instruction of another task")
+        console.print("misled: the same policy, told (or shown) another task")
     for remark in report["remarks"]:
         console.print(f"· {remark}")
     console.print(f"report: {page}", soft_wrap=True)

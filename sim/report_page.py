@@ -16,9 +16,17 @@ WHO = {
     "expert": "Scripted expert (ceiling)",
     "policy": "The policy",
     "wrong-instruction": "The policy, told a wrong instruction",
+    "shuffled-prompt": "The policy, its prompt out of order",
+    "blank-prompt": "The policy, shown a blank prompt",
     "random": "Random actions (floor)",
 }
-COLUMNS = {"random": "Random", "expert": "Expert", "wrong-instruction": "Wrong instruction"}
+COLUMNS = {
+    "random": "Random",
+    "expert": "Expert",
+    "wrong-instruction": "Wrong instruction",
+    "shuffled-prompt": "Shuffled prompt",
+    "blank-prompt": "Blank prompt",
+}
 VERDICTS = {
     True: ("ok", "✓ better than random"),
     False: ("ko", "✗ not shown to be better than random"),

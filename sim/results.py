@@ -8,9 +8,11 @@ A report has this shape (`summarize` fills all but what the caller passes on):
     tasks               task → instruction, episodes, successes, success_rate, wilson [low, high], median_steps
                         (of its successes), episodes_detail: one row per episode
     mean                the same counts pooled over the tasks
-    conditions          "random" | "expert" | "wrong-instruction" → {tasks, mean, latency_ms}, same shapes
+    conditions          "random" | "expert" | "wrong-instruction" | "blank-prompt" | "shuffled-prompt" → {tasks, mean,
+                        latency_ms}, same shapes
     better_than_random  lower end of the policy's pooled interval above the upper end of random's; null unmeasured
     uses_instruction    the paired test of wrong-instruction (a) against policy (b); null unmeasured
+    uses_prompt         the paired test of blank-prompt (a) against policy (b), of a policy that is shown; else null
     latency_ms          p50, p95, p99, mean, max [ms] and count, one sample per inference
     remarks             plain sentences, the unpleasant ones included
     wall_s, provenance  as the caller measured them
@@ -30,7 +32,7 @@ import numpy as np
 from sim.intervals import mcnemar, newcombe, wilson
 from vla.errors import UnderstudyError
 
-Condition = Literal["policy", "random", "expert", "wrong-instruction"]
+Condition = Literal["policy", "random", "expert", "wrong-instruction", "blank-prompt", "shuffled-prompt"]
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
 FEW_EPISODES = 20
 ROW = ("seed", "initial_state", "success", "steps")
@@ -147,6 +149,7 @@ def summarize(
         "mean": policy["mean"],
         "better_than_random": _better(policy["mean"], others["random"]["mean"]) if "random" in others else None,
         "uses_instruction": None,
+        "uses_prompt": None,
         "conditions": others,
         "latency_ms": policy["latency_ms"],
         "wall_s": dict(wall_s or {}),
@@ -154,6 +157,8 @@ def summarize(
     }
     if "wrong-instruction" in others:
         report["uses_instruction"] = asdict(paired_test(groups["wrong-instruction"], groups["policy"]))
+    if "blank-prompt" in others:
+        report["uses_prompt"] = asdict(paired_test(groups["blank-prompt"], groups["policy"]))
     report["remarks"] = remarks(report)
     return report
 
@@ -211,6 +216,8 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
     said += _task_remarks(tasks, conditions.get("random", {}).get("tasks", {}))
     if report["uses_instruction"] is not None:
         said.append(_instruction_remark(report["uses_instruction"]))
+    if report["uses_prompt"] is not None:
+        said.append(_prompt_remark(report["uses_prompt"]))
     expert = conditions.get("expert", {}).get("mean")
     if expert is not None and expert["successes"] < expert["episodes"]:
         said.append(
@@ -243,6 +250,17 @@ def _instruction_remark(test: Mapping[str, Any]) -> str:
     if test["difference"] > 0 and test["p_value"] < 0.05:
         return f"The policy uses its instruction: {told}."
     return f"It is not shown that the policy uses its instruction: {told}."
+
+
+def _prompt_remark(test: Mapping[str, Any]) -> str:
+    low, high = test["interval"]
+    told = (
+        f"with a blank prompt it succeeds in {test['rate_a']:.1%} of the same scenes, with the right one in "
+        f"{test['rate_b']:.1%}: {test['difference']:+.1%} ({low:+.1%} – {high:+.1%})"
+    )
+    if low > 0:
+        return f"The policy uses its prompt: {told}."
+    return f"It is not shown that the policy uses its prompt: {told}."
 
 
 def p_text(value: float) -> str:

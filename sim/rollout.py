@@ -19,6 +19,7 @@ from robot_bridge.safety import governed
 from sim.films import write_film
 from sim.pool import run_jobs
 from sim.results import Condition, EpisodeResult
+from sim.shown import shown
 from sim.suite import TEST_SEEDS, Suite, shared_suite, suite_module, suite_of
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
@@ -39,7 +40,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Scene:
-    """One episode to be played. ``told`` is the task whose instruction the policy hears; ``film``: where one goes."""
+    """One episode to be played.
+
+    ``told`` is the task whose instruction the policy hears; ``film``: where one goes; ``prompt``: the video that shows
+    a policy its task, "" where it is told.
+    """
 
     setting: Setting
     task: str
@@ -47,6 +52,7 @@ class Scene:
     condition: Condition
     seed: int
     film: str = ""
+    prompt: str = ""
 
     @property
     def initial_state(self) -> int:
@@ -144,7 +150,8 @@ def _actor(scene: Scene, suite: Suite, told: str) -> Actor:
     policy = shared_policy(scene.setting.checkpoint, embodiment=suite.spec.embodiment, quick=scene.setting.quick)
     check_fits(policy, suite)
     executor = ChunkExecutor(policy, scene.setting.execution)
-    executor.reset(Task(told), seed=scene.seed)
+    video = shown(scene.prompt, scene.condition, scene.seed) if scene.prompt else None
+    executor.reset(Task(told, video), seed=scene.seed)
     return executor
 
 

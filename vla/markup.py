@@ -104,7 +104,8 @@ summary { cursor: pointer; }
 
 svg.bar { display: block; overflow: visible; }
 .track { fill: var(--track); } .fill.policy { fill: var(--policy); } .fill.expert { fill: var(--expert); }
-.fill.random { fill: var(--random); } .fill.wrong-instruction { fill: var(--wrong); }
+.fill.random { fill: var(--random); }
+.fill.wrong-instruction, .fill.blank-prompt, .fill.shuffled-prompt { fill: var(--wrong); }
 .whisker { stroke: var(--ink); stroke-width: 1.6; } .dot { fill: var(--policy); } .zero { stroke: var(--soft); }
 .tick { stroke-width: 2.5; } .tick.random { stroke: var(--soft); stroke-dasharray: 3 2; }
 .tick.expert { stroke: var(--expert); }

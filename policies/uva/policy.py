@@ -5,7 +5,6 @@ camera ─► frozen autoencoder ─► memory of the last frames ─► `UVAMod
 """
 
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,13 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from policies.embodiments import fit_normalizers, specs_of
+from policies.memory import Memory
 from policies.normalizer import NormalizerSet
-from policies.policy import Underway, read_spec, write_spec
+from policies.policy import Underway, check_seen, going_on, read_spec, write_spec
 from policies.uva.latents import FOLDER, Autoencoder, latents_of
 from policies.uva.model import Shapes, UVAConfig, UVAModel
 from vla.config import from_yaml, to_yaml
-from vla.data.corpus import open_corpus
+from vla.data.corpus import Corpus, open_corpus
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows, film_windows
@@ -32,8 +32,6 @@ from vla.training.precision import bf16_is_fast
 from vla.types import ActionChunk, Observation, PolicySpec, Task
 
 WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
-REMEMBERED = 64
-"""Observations; the history is among them."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +40,6 @@ logger = logging.getLogger(__name__)
 class Seen:
     """One observation: camera → rows of latents [S, 2 C], and normalised proprio [P]."""
 
-    stamp_ns: int
     rows: Mapping[str, Tensor]
     proprio: Tensor
 
@@ -66,7 +63,7 @@ class UVA:
         self.config, self.spec, self.embodiment = config, spec, embodiment
         self.normalizers, self.model, self.autoencoder = normalizers, model, autoencoder
         self._instruction, self._rng = "", np.random.default_rng(0)
-        self._memory: deque[Seen] = deque(maxlen=REMEMBERED)
+        self._memory: Memory[Seen] = Memory()
         self._quick = False
 
     @classmethod
@@ -78,7 +75,7 @@ class UVA:
         *,
         features: np.ndarray | None = None,
         others: Sequence[tuple[DatasetSpec, Windows]] = (),
-        films: tuple[Windows, str] | None = None,
+        films: Corpus | None = None,
     ) -> "UVA":
         """An untrained policy for a dataset, normalisers and vocabulary fitted on its samples and on ``films``."""
         if features is not None or others:
@@ -86,7 +83,7 @@ class UVA:
         autoencoder = Autoencoder.read(config.vae)
         sizes = {name: getattr(config, name) for name in ("image_size", "pred_horizon", "exec_horizon")}
         spec = specs_of([(dataset, windows)], **sizes)[dataset.embodiment]
-        told = [*windows.told, *(films[0].told if films else ())]
+        told = [*windows.told, *(films.captions if films is not None else ())]
         model = _model(config, spec, autoencoder, make_language(config.language, told))
         normalizers = fit_normalizers([(dataset, windows)], mode=config.normalization)
         parts = {"normalizers": normalizers, "model": model, "autoencoder": autoencoder}
@@ -111,14 +108,15 @@ class UVA:
         return cls(config, spec, next(iter(normalizers.by_embodiment)), normalizers=normalizers, **parts)
 
     @classmethod
-    def films(cls, config: UVAConfig, videos: Sequence[Path], dataset: DatasetSpec) -> tuple[Windows, str]:
-        """Action-free videos as samples whose frames follow each other as fast as those that the policy sees."""
-        corpus = open_corpus(
-            videos, image_size=config.image_size, fps=dataset.fps / config.stride, max_frames=10**6, layout="auto"
-        )
-        camera = config.cameras[0] if config.cameras else dataset.cameras[0].name
-        windows = film_windows(corpus, camera=camera, pred_horizon=config.pred_horizon, spec=dataset.action)
-        return windows, corpus.folder.name
+    def films(cls, config: UVAConfig, videos: Sequence[Path], dataset: DatasetSpec) -> Corpus:
+        """Action-free videos, whose frames follow each other as fast as those that the policy sees."""
+        return open_corpus(videos, image_size=config.image_size, fps=dataset.fps / config.stride, max_frames=10**6)
+
+    def film_samples(self, films: Corpus) -> Windows:
+        """Films as samples of their own, `prepared`."""
+        camera, spec = self.spec.cameras[0].name, self.spec
+        windows = film_windows(films, camera=camera, pred_horizon=spec.pred_horizon, spec=spec.action)
+        return self.prepared(windows, films.folder.name)
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs, the autoencoder too."""
@@ -230,7 +228,7 @@ class UVA:
         with self._computing():
             normalized = self.model.actions_of(self.model.seen(batch), noise.to(self._device))
         return [
-            ActionChunk(_going_on(actions, underway), one.stamp_ns, 1 / self.spec.control_hz)
+            ActionChunk(going_on(actions, underway), one.stamp_ns, 1 / self.spec.control_hz)
             for actions, (one, underway) in zip(self.physical(normalized), seen, strict=True)
         ]
 
@@ -275,7 +273,7 @@ class UVA:
     def _remembered(self, sessions: Sequence["UVA"], observations: Sequence[Observation]) -> dict[str, Tensor]:
         """A batch for the model, after every session has seen its observation."""
         for one in observations:
-            self._check(one)
+            check_seen(self.spec, one)
         cameras = self.spec.cameras
         pictures = [fit_image(one.images[camera.name], camera.height) for one in observations for camera in cameras]
         rows = self.autoencoder.rows(np.stack(pictures)).unflatten(0, (len(observations), len(cameras)))
@@ -283,11 +281,12 @@ class UVA:
         told = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio)).to(self._device)
         for session, one, own, state in zip(sessions, observations, rows, told, strict=True):
             named = {camera.name: row for camera, row in zip(cameras, own, strict=True)}
-            session._memory.append(Seen(one.stamp_ns, named, state))
+            session._memory.add(one.stamp_ns, Seen(named, state))
         return self._batch(sessions)
 
     def _batch(self, sessions: Sequence["UVA"]) -> dict[str, Tensor]:
-        histories = [session._history() for session in sessions]
+        step_ns = 1e9 * self.config.stride / self.spec.control_hz
+        histories = [session._memory.back(self.config.frames, step_ns) for session in sessions]
         batch = {
             f"history.image.{camera.name}": torch.stack(
                 [torch.stack([one.rows[camera.name] for one in history]) for history in histories]
@@ -296,31 +295,6 @@ class UVA:
         }
         batch["history.proprio"] = torch.stack([torch.stack([one.proprio for one in own]) for own in histories])
         return batch | {"text": self.tokenize([one._instruction for one in sessions]).to(self._device)}
-
-    def _history(self) -> list[Seen]:
-        """What was seen nearest to each time that the model wants, oldest first."""
-        if not self._memory:
-            raise UnderstudyError("nothing has been seen in this episode")
-        step_ns = 1e9 * self.config.stride / self.spec.control_hz
-        now = self._memory[-1].stamp_ns
-        wanted = [now - back * step_ns for back in reversed(range(self.config.frames))]
-        return [min(self._memory, key=lambda one, when=when: abs(one.stamp_ns - when)) for when in wanted]
-
-    def _check(self, observation: Observation) -> None:
-        missing = [camera.name for camera in self.spec.cameras if camera.name not in observation.images]
-        if missing or observation.proprio.shape != (self.spec.proprio_dim,):
-            raise UnderstudyError(
-                f"the policy wants the cameras {', '.join(camera.name for camera in self.spec.cameras)} and "
-                f"{self.spec.proprio_dim} proprio entries; got {', '.join(observation.images)} and "
-                f"{observation.proprio.shape}"
-            )
-
-
-def _going_on(actions: np.ndarray, underway: Underway | None) -> np.ndarray:
-    """``actions`` [N, A] after the rows that will have been carried out by then."""
-    if underway is None:
-        return actions
-    return np.concatenate([underway.actions[: underway.delay], actions[min(underway.delay, len(underway.actions)) :]])
 
 
 def _model(config: UVAConfig, spec: PolicySpec, autoencoder: Autoencoder, language: Captions) -> UVAModel:

@@ -28,7 +28,7 @@ from robot_bridge import wire
 from robot_bridge.wire import Header, Kind, WireError
 from vla.bench import Row, parser, write_bench
 from vla.errors import UnderstudyError
-from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec
+from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task, VideoClip
 
 Parts = list[bytes]
 
@@ -64,6 +64,7 @@ def valid() -> dict[str, Parts]:
     """Reader → a message that it takes."""
     underway = Underway(np.ones((3, 3), np.float32), 2, "guided")
     chunk = ActionChunk(np.ones((5, 3), np.float32), 7, 0.05)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     jpeg = _bytes(wire.pack_observation(_observation(), SPEC, "jpeg"))
     plain = {"robot": "r", "arm": "a", "codecs": ["raw", "jpeg"], "deep": {"a": [1, 2.5, None, True, b"\x00"]}}
     return {
@@ -73,6 +74,7 @@ def valid() -> dict[str, Parts]:
         "jpeg": jpeg,
         "chunk": _bytes(wire.pack_chunk(chunk, {"queued": 1, "inferred": 2, "total": 3})),
         "jpeg size": [jpeg[2]],
+        "task": _bytes(wire.pack_task(Task("lift", VideoClip(frames, 10.0), frames[0]), 3)),
     }
 
 
@@ -98,6 +100,7 @@ READERS: dict[str, Callable[[Parts], object]] = {
     "jpeg": lambda parts: _read_observation(parts, "jpeg"),
     "chunk": _read_chunk,
     "jpeg size": lambda parts: wire.jpeg_size(parts[0]),
+    "task": wire.unpack_task,
 }
 
 

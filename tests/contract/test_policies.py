@@ -9,7 +9,7 @@ from policies.execution import ChunkExecutor
 from policies.policy import POLICIES, SPEC_FILE, load_policy, policy_class
 from vla.config import build, load
 from vla.errors import UnderstudyError
-from vla.types import Observation, PolicySpec, Task
+from vla.types import Observation, PolicySpec, Task, VideoClip
 
 SEEN = "policy.backbone.representation={representation}"
 READS = "policy.vlm={{path: {vlm}, image_size: 56}}"
@@ -25,6 +25,8 @@ FAMILIES = {
     "cogact on a vision-language model": ("cogact", [READS]),
     "cogact on a vision-language model with adapters": ("cogact", [READS, "policy.vlm.lora.rank=4"]),
     "uva": ("uva", ["policy=uva", "policy.vae={vae}"]),
+    "vid2robot": ("vid2robot", ["policy=vid2robot"]),
+    "vid2robot with a diffusion head": ("vid2robot", ["policy=vid2robot", "policy.head=diffusion"]),
 }
 """Name → family and overrides of ``vla train``; every family of `POLICIES` is here."""
 
@@ -102,13 +104,19 @@ def observation(dataset):
     return Observation(images, episode.proprio[3], 123_456_789)
 
 
+def put(words="press the button"):
+    """A task that is told, shown and pictured; other words, another video."""
+    frames = np.random.default_rng(len(words)).integers(0, 256, (12, 40, 40, 3), dtype=np.uint8)
+    return Task(words, video=VideoClip(frames, 10.0), goal=frames[-1])
+
+
 def chunks(policy, observation, seed, count=2):
-    policy.reset(Task("press the button"), seed=seed)
+    policy.reset(put(), seed=seed)
     return [policy.infer(observation).actions for _ in range(count)]
 
 
 def test_a_chunk_is_what_the_spec_promises(policy, observation):
-    policy.reset(Task("press the button"))
+    policy.reset(put())
     chunk = policy.infer(observation)
     spec = policy.spec
     assert chunk.actions.shape == (spec.pred_horizon, spec.action.dim)
@@ -140,7 +148,7 @@ def test_the_observation_is_left_alone(policy, observation):
 
 
 def test_what_is_missing_is_refused_by_name(policy, observation):
-    policy.reset(Task("press the button"))
+    policy.reset(put())
     missing = policy.spec.cameras[-1].name
     images = {name: image for name, image in observation.images.items() if name != missing}
     with pytest.raises(UnderstudyError, match=missing):
@@ -156,7 +164,7 @@ def test_the_spec_is_the_datasets_and_survives_json(policy, dataset):
     assert spec.proprio_names == dataset.spec.proprio_names
     assert spec.control_hz == dataset.spec.fps
     assert [camera.name for camera in spec.cameras] == [camera.name for camera in dataset.spec.cameras]
-    assert "instruction" in spec.accepts
+    assert set(spec.accepts) & {"instruction", "video", "goal"}
 
 
 def test_a_checkpoint_says_what_it_is(policy):
@@ -170,7 +178,7 @@ def test_a_checkpoint_says_what_it_is(policy):
 
 def test_the_executor_drives_it(policy, observation):
     executor = ChunkExecutor(policy)
-    executor.reset(Task("press the button"), seed=2)
+    executor.reset(put(), seed=2)
     actions = np.stack([executor.act(lambda: observation) for _ in range(2 * policy.spec.exec_horizon)])
     assert actions.shape[1] == policy.spec.action.dim
     first = chunks(policy, observation, seed=2)[0]
@@ -184,8 +192,8 @@ def test_episodes_side_by_side_are_as_one_after_the_other(policy, observation):
     seen = [(observation, None), (dark, None), (observation, None)]
     alone = []
     for number, (words, one) in enumerate(zip(told, seen, strict=True)):
-        policy.reset(Task(words), seed=number)
-        sessions[number].reset(Task(words), seed=number)
+        policy.reset(put(words), seed=number)
+        sessions[number].reset(put(words), seed=number)
         alone.append(policy.infer(*one))
     together = policy.infer_together(sessions, seen)
     for one, other in zip(together, alone, strict=True):

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from policies.policy import load_policy
-from policies.train import TrainConfig, run
+from policies.train import TrainConfig, run, training_windows
 from policies.uva.latents import Autoencoder, latents_of
 from policies.uva.policy import UVA
 from vla.config import load
@@ -196,15 +196,13 @@ def test_what_it_sees_of_an_episode_lies_a_stride_apart(make_dataset, vae, tmp_p
     policy.reset(Task("lift the red cube"))
     for frame in range(0, 9, 2):
         policy.infer(observation(dataset, frame, stamp_ns=frame * 100_000_000))
-    from policies.train import training_windows
-
     windows = policy.prepared(training_windows(dataset, policy.config, holdout=0), dataset.hash())
     for last, frames in ((8, [2, 4, 6, 8]), (4, [0, 0, 2, 4])):
         asked = policy.later(windows, np.array([last]), np.random.default_rng(0))
         assert asked["history"].frames.tolist() == [frames]
         seen = np.stack([np.asarray(windows.frames["front"][frame]) for frame in frames])
         if last == 8:
-            remembered = np.stack([one.rows["front"].numpy() for one in policy._history()])
+            remembered = policy._batch([policy])["history.image.front"][0].numpy()
             np.testing.assert_allclose(remembered, seen, atol=5e-3)
     asked = policy.later(windows, np.array([4]), np.random.default_rng(0))
     assert asked["future"].frames.tolist() == [[6, 8, 8, 8]]
@@ -254,7 +252,9 @@ def test_its_class_is_loaded_by_name():
 def test_of_a_datasets_films_those_of_the_first_camera_are_learned(make_dataset, vae, tiny):
     """And their frames follow each other as those that the policy sees: every second one, at a stride of two."""
     dataset, config = make_dataset(), tiny("policy=uva", f"policy.vae={vae}", "policy.stride=2")
-    windows, _ = UVA.films(config, [dataset.root], dataset.spec)
+    policy = UVA.create(config, dataset.spec, training_windows(dataset, config, holdout=0))
+    policy.prepared = lambda windows, content: windows
+    windows = policy.film_samples(UVA.films(config, [dataset.root], dataset.spec))
     lengths = [info.length for info in dataset.episodes]
     assert len(windows) == sum((length + 1) // 2 for length in lengths)
     first = windows.samples[: (lengths[0] + 1) // 2]

@@ -58,9 +58,15 @@ def test_every_family_trains_from_a_folder_of_films(name, films, tmp_path):
     out = pretrain.run(settings(films, tmp_path / "out", name, "trainer.steps=3"))
     made = load_representation(out)
     assert made.name == name
-    assert made.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 16, made.width)
+    assert made.encode(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, made.tokens, made.width)
     found = json.loads((out / "validation.json").read_text())
     assert np.isfinite(found["loss"])
+
+
+def test_an_autoencoder_sees_before_it_has_learned(films, tmp_path):
+    """Its linear part is that of the first batches, so that one step, at a rate of nothing, is enough."""
+    out = pretrain.run(settings(films, tmp_path / "out", "vae", "trainer.steps=1", "trainer.lr=0"))
+    assert json.loads((out / "validation.json").read_text())["pixels"] < 0.01
 
 
 def test_the_checkpoints_of_all_families_saw_the_same_frames(films, tmp_path):

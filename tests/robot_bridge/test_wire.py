@@ -21,12 +21,14 @@ from robot_bridge.wire import (
     pack_chunk,
     pack_map,
     pack_observation,
+    pack_task,
     spec_hash,
     unpack_chunk,
     unpack_map,
     unpack_observation,
+    unpack_task,
 )
-from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec
+from vla.types import ActionChunk, ActionSpec, CameraSpec, Observation, PolicySpec, Task, VideoClip
 
 ACTION = ActionSpec("ee_delta", ("dx", "dy", "dz"), (-1.0,) * 3, (1.0,) * 3)
 SPEC = PolicySpec(
@@ -225,3 +227,43 @@ def test_a_jpeg_that_was_spoiled_is_a_picture_or_refused(data):
     except WireError:
         return
     assert back.images["front"].shape == (24, 32, 3)
+
+
+FRAMES = np.full((4, 24, 32, 3), 90, np.uint8)
+
+
+def test_a_task_comes_back_told_shown_and_pictured():
+    told, seed = unpack_task(pack_task(Task("lift the cube"), 7))
+    assert (told, seed) == (Task("lift the cube"), 7)
+    shown, _ = unpack_task(pack_task(Task("", VideoClip(FRAMES, 12.5), FRAMES[0, :16]), 0))
+    assert shown.video.fps == 12.5
+    assert shown.video.frames.shape == FRAMES.shape
+    assert np.abs(shown.video.frames.astype(int) - 90).max() <= 2
+    assert shown.goal.shape == (16, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("plain", "pictures", "told"),
+    [
+        ({"instruction": 3}, 0, "an instruction, which is text"),
+        ({"instruction": "", "seed": -1}, 0, "a whole number"),
+        ({"instruction": "", "video": [4, 24, 32], "fps": 10.0}, 3, "4 pictures"),
+        ({"instruction": "", "video": [65, 24, 32], "fps": 10.0}, 65, "at most"),
+        ({"instruction": "", "video": [4, 24, 99999], "fps": 10.0}, 4, "at most"),
+        ({"instruction": "", "video": [4, 24, "32"], "fps": 10.0}, 4, "at most"),
+        ({"instruction": "", "video": [4, 24], "fps": 10.0}, 4, "3 whole numbers"),
+        ({"instruction": "", "video": [4, 24, 33], "fps": 10.0}, 4, "a JPEG of 24 x 33"),
+        ({"instruction": "", "video": [4, 24, 32], "fps": 0.0}, 4, "frames a second"),
+        ({"instruction": "", "goal": [24, 32]}, 0, "1 pictures"),
+        ({"instruction": ""}, 2, "0 pictures"),
+    ],
+)
+def test_a_task_that_is_none_is_refused(plain, pictures, told):
+    part = bytes(pack_task(Task("", VideoClip(FRAMES, 10.0)), 0)[1])
+    with pytest.raises(WireError, match=told):
+        unpack_task([pack_map(plain), *[part] * pictures])
+
+
+def test_a_video_that_is_too_long_is_not_sent():
+    with pytest.raises(WireError, match="at most 64 frames"):
+        pack_task(Task("", VideoClip(np.repeat(FRAMES, 20, axis=0), 10.0)), 0)

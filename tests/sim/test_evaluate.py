@@ -10,7 +10,7 @@ import torch
 from policies.policy import policy_class
 from policies.train import TrainConfig, training_windows, write_provenance
 from sim import collect, evaluate
-from sim.evaluate import EvalConfig, check_fingerprint, plan, trained_tasks, wrong_instructions
+from sim.evaluate import EvalConfig, check_fingerprint, instructions, plan, trained_tasks, wrong_instructions
 from sim.rollout import Setting
 from sim.suite import TEST_SEEDS, TRAIN_SEEDS
 from sim.tasks.tabletop import TASKS as TABLETOP
@@ -64,7 +64,7 @@ def test_every_condition_plays_the_same_scenes_none_of_them_trained_on(tmp_path)
 
 
 def test_the_wrong_instruction_is_another_one_about_another_object():
-    told = wrong_instructions(tuple(TABLETOP), SETTING)
+    told = wrong_instructions(instructions(tuple(TABLETOP), SETTING))
     assert set(told) == set(TABLETOP)
     assert set(told.values()) <= set(TABLETOP)
     for task, other in told.items():
@@ -73,13 +73,13 @@ def test_the_wrong_instruction_is_another_one_about_another_object():
 
 def test_the_wrong_instruction_is_about_another_object_among_any_two_tasks():
     pairs = [pair for pair in combinations(TABLETOP, 2) if TABLETOP[pair[0]].target == TABLETOP[pair[1]].target]
-    same = [pair for pair in pairs if wrong_instructions(pair, SETTING)]
+    same = [pair for pair in pairs if wrong_instructions(instructions(pair, SETTING))]
     assert not same
 
 
 def test_tasks_about_one_object_have_no_wrong_instruction():
-    assert wrong_instructions(("tabletop/open-drawer", "tabletop/close-drawer"), SETTING) == {}
-    assert wrong_instructions(("tabletop/lift-red-cube",), SETTING) == {}
+    assert wrong_instructions(instructions(("tabletop/open-drawer", "tabletop/close-drawer"), SETTING)) == {}
+    assert wrong_instructions(instructions(("tabletop/lift-red-cube",), SETTING)) == {}
 
 
 def test_pictures_of_another_kind_are_refused(checkpoint, tmp_path):

@@ -127,11 +127,19 @@ def cycle_back(z: Tensor, times: Tensor, *, temperature: float = 1.0) -> Tensor:
     videos, _, width = z.shape
     pairs = [(a, b) for a in range(videos) for b in range(videos) if a != b]
     first, second = (torch.tensor(side, device=z.device) for side in zip(*pairs, strict=True))
-    scale = 1 / (width * temperature)
-    there = (-torch.cdist(z[first], z[second]).square() * scale).softmax(-1) @ z[second]
-    back = (-torch.cdist(there, z[first]).square() * scale).softmax(-1)
-    returned = (back @ times[first].to(z.dtype)[..., None]).squeeze(-1)
-    return (returned - times[first]).square().mean()
+    return cycle_between(z[first], z[second], times[first], scale=1 / (width * temperature))
+
+
+@in_float32
+def cycle_between(a: Tensor, b: Tensor, times: Tensor, *, scale: float) -> Tensor:
+    """`cycle_back` from each of the videos ``a`` [B, T, D] to its partner ``b`` [B, S, D] and back.
+
+    ``times`` [B, T] of ``a``; ``scale`` multiplies the squared distances.
+    """
+    there = (-torch.cdist(a, b).square() * scale).softmax(-1) @ b
+    back = (-torch.cdist(there, a).square() * scale).softmax(-1)
+    returned = (back @ times.to(a.dtype)[..., None]).squeeze(-1)
+    return (returned - times).square().mean()
 
 
 @in_float32

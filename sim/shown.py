@@ -1,0 +1,70 @@
+"""What a policy is shown in an evaluation: a film of its task, of another one, a blank one, or one out of order.
+
+What says that a policy heeds its prompt is not its success but how much of it goes when the prompt says nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+
+from sim.results import Condition
+from vla.data.human_clips import VIDEO_SUFFIXES, VideoSpan
+from vla.data.human_video import read_clips
+from vla.errors import UnderstudyError
+from vla.prompt import check_prompt, read_prompt
+from vla.types import VideoClip
+
+CONTROLS: tuple[Condition, ...] = ("blank-prompt", "shuffled-prompt")
+SETTINGS = "settings.json"
+"""Of a folder that `vla human` has written."""
+
+
+def prompts_of(prompt: Path, instructions: Mapping[str, str]) -> dict[str, list[str]]:
+    """Task → the films that show it: the video ``prompt``, or those of a folder whose words are its instruction.
+
+    ``instructions``: task → words. Raises `UnderstudyError` when nothing shows a task, for a film that shows nothing,
+    and for films of scenes that are trained on.
+    """
+    if prompt.suffix.lower() in VIDEO_SUFFIXES:
+        check_prompt(clip_of(str(prompt)))
+        return {task: [str(prompt)] for task in instructions}
+    if not prompt.is_dir():
+        raise UnderstudyError(f"prompt={prompt} is neither a video nor a folder of captioned videos")
+    settings = prompt / SETTINGS
+    if settings.is_file() and json.loads(settings.read_text()).get("split") != "test":
+        raise UnderstudyError(
+            f"the films in {prompt} are of scenes that are trained on; make others: vla human split=test out=…"
+        )
+    films: dict[str, list[str]] = {}
+    for clip in read_clips(prompt).clips:
+        if isinstance(clip.source, VideoSpan) and clip.source.stop_s is None:
+            films.setdefault(clip.caption, []).append(str(clip.source.path))
+    found = {task: films.get(words, []) for task, words in instructions.items()}
+    if lacking := [instructions[task] for task, paths in found.items() if not paths]:
+        raise UnderstudyError(f"no film in {prompt} has the words {', '.join(map(repr, lacking))}")
+    return found
+
+
+def chosen(films: Sequence[str], task: str, seed: int) -> str:
+    """One of the films for a scene."""
+    return films[int(np.random.default_rng([0x5F0, crc32(task.encode()), seed]).integers(len(films)))]
+
+
+@lru_cache(maxsize=256)
+def clip_of(path: str) -> VideoClip:
+    """A video, as a policy is shown it."""
+    return read_prompt(Path(path))
+
+
+def shown(path: str, condition: Condition, seed: int) -> VideoClip:
+    """What is shown under a condition: the film at ``path``, the same out of order, or nothing of it."""
+    clip = clip_of(path)
+    if condition == "blank-prompt":
+        return VideoClip(np.zeros_like(clip.frames), clip.fps)
+    if condition == "shuffled-prompt":
+        return VideoClip(np.random.default_rng([0x5F1, seed]).permutation(clip.frames), clip.fps)
+    return clip
