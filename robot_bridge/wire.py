@@ -156,7 +156,7 @@ def unpack_task(parts: Sequence[Buffer]) -> tuple[Task, int]:
     instruction, seed = told.get("instruction"), told.get("seed", 0)
     if not isinstance(instruction, str) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise WireError("a task has an instruction, which is text, and a seed, which is a whole number")
-    count, *size = _sizes(told, "video", (MAX_FRAMES, MAX_SIDE, MAX_SIDE)) or (0,)
+    count, height, width = _sizes(told, "video", (MAX_FRAMES, MAX_SIDE, MAX_SIDE)) or (0, 0, 0)
     goal_size, pictures = _sizes(told, "goal", (MAX_SIDE, MAX_SIDE)), parts[1:]
     if len(pictures) != count + bool(goal_size):
         raise WireError(f"a task with {count + bool(goal_size)} pictures has as many parts, got {len(pictures)}")
@@ -165,9 +165,9 @@ def unpack_task(parts: Sequence[Buffer]) -> tuple[Task, int]:
         fps = told.get("fps")
         if not isinstance(fps, float) or not 0 < fps < 1e4:
             raise WireError("a video has a rate in frames a second")
-        video = VideoClip(np.stack([_picture(part, (*size, 3)) for part in pictures[:count]]), fps)
+        video = VideoClip(np.stack([_picture(part, (height, width, 3)) for part in pictures[:count]]), fps)
     if goal_size:
-        goal = _picture(pictures[-1], (*goal_size, 3))
+        goal = _picture(pictures[-1], (goal_size[0], goal_size[1], 3))
     return Task(instruction, video, goal), seed
 
 
