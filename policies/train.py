@@ -212,7 +212,7 @@ def opened_films(config: TrainConfig, family: Any, policy_config: Any, spec: Dat
     if not config.videos:
         return None
     if not hasattr(family, "films"):
-        raise UnderstudyError(f"{family.family} learns nothing from videos without actions; uva and vid2robot do")
+        raise UnderstudyError(f"{family.family} learns nothing from videos; policy=uva and policy=vid2robot do")
     if not 0 < config.video_share < 1:
         raise UnderstudyError(f"video_share must be between 0 and 1, got {config.video_share}")
     return family.films(policy_config, config.videos, spec)

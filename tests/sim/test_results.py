@@ -64,11 +64,12 @@ def evaluations(draw):
 @settings(deadline=None, max_examples=50)
 @given(evaluations())
 def test_episodes_survive_summary_and_file(tmp_path_factory, results):
-    # A wrong-instruction run without a scene of the policy's cannot be compared with it.
+    # A control without a scene of the policy's cannot be compared with it.
     scenes = {(r.task, r.seed) for r in results if r.condition == "policy"}
-    wrong = [r for r in results if r.condition == "wrong-instruction"]
-    if wrong and not any((r.task, r.seed) in scenes for r in wrong):
-        results = [r for r in results if r not in wrong]
+    for control in ("wrong-instruction", "blank-prompt"):
+        played = [r for r in results if r.condition == control]
+        if played and not any((r.task, r.seed) in scenes for r in played):
+            results = [r for r in results if r not in played]
     report = summarize(results, wall_s={"evaluate": 1.5}, provenance={"seed": 3})
     folder = tmp_path_factory.mktemp("report")
     back = read_report(write_json(folder / "report.json", report))
