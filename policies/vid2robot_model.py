@@ -259,7 +259,8 @@ class Vid2RobotModel(nn.Module):
 class BinsHead(nn.Module):
     """All entries of all rows at once, each a choice of a bin of -1…1 (§III-B, the action decoder).
 
-    Beside them each row says whether the episode is over by then, as one more entry of two bins.
+    Beside them each row learns whether the episode is over by then, as one more entry of two bins; nobody acts on it
+    yet, since a policy of ours goes on until it is stopped.
     """
 
     def __init__(self, config: Vid2RobotConfig, *, action_dim: int) -> None:
@@ -286,12 +287,6 @@ class BinsHead(nn.Module):
         """The likeliest bins; ``noise`` says nothing."""
         chosen = self._logits(context)[..., :-1, :].argmax(-1)
         return chosen.float() / (self.bins - 1) * 2 - 1
-
-    @torch.no_grad()
-    def over(self, context: TokenGroup) -> Tensor:
-        """Whether the episode is over by each row, [B, N]."""
-        logits = self._logits(context)[..., -1, :]
-        return logits[..., -1] > logits[..., 0]
 
     def _logits(self, context: TokenGroup) -> Tensor:
         """[B, N, A + 1, bins]."""

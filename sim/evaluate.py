@@ -116,8 +116,11 @@ def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Sce
         raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
     seeds = TEST_SEEDS[config.seed : config.seed + config.episodes]
     words = instructions(tasks, setting)
+    shown = wants_prompt(config)
+    films = prompts_of(config.prompt, words) if shown else {task: [""] for task in tasks}
     wrong = wrong_instructions(words) if config.control_episodes else {}
-    films = prompts_of(config.prompt, words) if wants_prompt(config) else {task: [""] for task in tasks}
+    if shown:  # who is shown is misled by another film, not by other words
+        wrong = {task: told for task, told in wrong.items() if films[told] != films[task]}
 
     def scene(task: str, told: str, condition: Condition, seed: int) -> Scene:
         return Scene(setting, task, told, condition, seed, prompt=chosen(films[told], told, seed))
@@ -125,7 +128,7 @@ def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Sce
     scenes = [scene(task, task, "policy", seed) for task in tasks for seed in seeds]
     few = seeds[: config.control_episodes]
     scenes += [scene(task, told, "wrong-instruction", seed) for task, told in wrong.items() for seed in few]
-    controls = CONTROLS if wants_prompt(config) else ()
+    controls = CONTROLS if shown else ()
     scenes += [scene(task, task, control, seed) for control in controls for task in tasks for seed in few]
     bare = Setting(setting.suite_options)
     scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]

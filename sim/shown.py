@@ -30,7 +30,7 @@ def prompts_of(prompt: Path, instructions: Mapping[str, str]) -> dict[str, list[
     and for films of scenes that are trained on.
     """
     if prompt.suffix.lower() in VIDEO_SUFFIXES:
-        check_prompt(clip_of(str(prompt)))
+        clip_of(str(prompt))
         return {task: [str(prompt)] for task in instructions}
     if not prompt.is_dir():
         raise UnderstudyError(f"prompt={prompt} is neither a video nor a folder of captioned videos")
@@ -46,6 +46,8 @@ def prompts_of(prompt: Path, instructions: Mapping[str, str]) -> dict[str, list[
     found = {task: films.get(words, []) for task, words in instructions.items()}
     if lacking := [instructions[task] for task, paths in found.items() if not paths]:
         raise UnderstudyError(f"no film in {prompt} has the words {', '.join(map(repr, lacking))}")
+    for path in {path for paths in found.values() for path in paths}:
+        clip_of(path)
     return found
 
 
@@ -56,8 +58,13 @@ def chosen(films: Sequence[str], task: str, seed: int) -> str:
 
 @lru_cache(maxsize=256)
 def clip_of(path: str) -> VideoClip:
-    """A video, as a policy is shown it."""
-    return read_prompt(Path(path))
+    """A video, as a policy is shown it; raises `UnderstudyError` for one in which nothing is to be seen."""
+    clip = read_prompt(Path(path))
+    try:
+        check_prompt(clip)
+    except UnderstudyError as error:
+        raise UnderstudyError(f"{path}: {error}") from error
+    return clip
 
 
 def shown(path: str, condition: Condition, seed: int) -> VideoClip:

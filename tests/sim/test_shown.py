@@ -82,6 +82,9 @@ def test_an_evaluation_of_a_policy_that_is_shown(checkpoint, films):
     counts = {name: sum(one.condition == name for one in scenes) for name in ("policy", "blank-prompt", "random")}
     assert counts == {"policy": 6, "blank-prompt": 4, "random": 6}
     assert {one.seed for one in scenes if one.condition == "shuffled-prompt"} == set(TEST_SEEDS[:2])
+    one = EvalConfig(policy=checkpoint, prompt=films / "clips/000000.mp4", episodes=3, control_episodes=2)
+    played = {scene.condition for scene in plan(TASKS, setting, one)}
+    assert played == {"policy", "blank-prompt", "shuffled-prompt", "random", "expert"}  # no other film to mislead with
     with pytest.raises(UnderstudyError, match="prompt=VIDEO"):
         plan(TASKS, setting, EvalConfig(policy=checkpoint, episodes=3))
     with pytest.raises(UnderstudyError, match="looks at no prompt"):
