@@ -4,14 +4,14 @@ The same unseen scenes are played three ways, with the same policy:
 
     plain    the first chunk that the policy draws
     guided   of K chunks, the one whose predicted last picture is nearest to a picture of the goal
-    oracle   of the same K, the one whose last picture really is nearest: a second simulator tries them all
+    oracle   of the same K, the one whose last picture really is nearest: the simulator tries them all
 
 The goal's picture is the scripted expert's last one, in the same scene. Chunks are carried out one after the other.
 """
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,15 +90,15 @@ def plan_forward(config: ForwardConfig) -> dict[str, dict[str, int]]:
     seeds = TEST_SEEDS[config.first_scene : config.first_scene + config.episodes]
     scenes = [(task, seed) for task in config.tasks for seed in seeds]
     found = {way: dict.fromkeys(config.tasks, 0) for way in config.ways}
-    suites: dict[str, tuple[Suite, Suite]] = {}
+    suites: dict[str, Suite] = {}
     for task, seed in track(scenes, "playing", console=Console(stderr=True)):
         name = suite_of(task)
         if name not in suites:
-            suites[name] = make_suite(name, **config.suite), make_suite(name, **config.suite)
-            check_fits(policy, suites[name][0])
-        goal = goal_of(suites[name][0], task, seed, policy)
+            suites[name] = make_suite(name, **config.suite)
+            check_fits(policy, suites[name])
+        goal = goal_of(suites[name], task, seed, policy)
         for way in config.ways:
-            found[way][task] += play(way, *suites[name], (task, seed), goal, policy, config)
+            found[way][task] += play(way, suites[name], (task, seed), goal, policy, config)
     return found
 
 
@@ -112,39 +112,35 @@ def goal_of(suite: Suite, task: str, seed: int, policy: "UVA") -> np.ndarray:
 
 
 def play(
-    way: str, suite: Suite, other: Suite, scene: tuple[str, int], goal: np.ndarray, policy: "UVA", config: ForwardConfig
+    way: str, suite: Suite, scene: tuple[str, int], goal: np.ndarray, policy: "UVA", config: ForwardConfig
 ) -> bool:
-    """One episode; whether it succeeded. ``other``: a second simulator, which the oracle tries chunks in."""
+    """One episode; whether it succeeded."""
     from policies.uva.planner import ForwardPlanner
 
     planner = ForwardPlanner(policy, samples=config.samples)
     suite.reset(*scene)
     planner.reset(Task(suite.instruction, goal=goal), seed=scene[1])
-    done: list[np.ndarray] = []
     choose: dict[str, Callable[[Observation], np.ndarray]] = {
         "plain": lambda seen: policy.infer(seen).actions,
         "guided": lambda seen: planner.infer(seen).actions,
-        "oracle": lambda seen: _tried(planner, other, scene, done, seen),
+        "oracle": lambda seen: _tried(planner, suite, seen),
     }
     steps = config.exec_horizon or policy.spec.exec_horizon
     while not suite.success and suite.steps < suite.max_steps:
         for action in choose[way](suite.observe())[:steps]:
             if suite.success or suite.steps >= suite.max_steps:
                 break
-            done.append(governed(action, suite.spec.action))
-            suite.step(done[-1])
+            suite.step(governed(action, suite.spec.action))
     return suite.success
 
 
-def _tried(
-    planner: "ForwardPlanner", other: Suite, scene: tuple[str, int], done: Sequence[np.ndarray], seen: Observation
-) -> np.ndarray:
+def _tried(planner: "ForwardPlanner", suite: Suite, seen: Observation) -> np.ndarray:
     """Of the chunks that the policy draws, the one that ends nearest to the goal when it is really carried out."""
     chunks, _ = planner.policy.imagined(seen, planner.samples)
-    camera, ends = planner.spec.cameras[0].name, []
+    camera, ends, back = planner.spec.cameras[0].name, [], suite.keep()
     for chunk in chunks:
-        other.reset(*scene)
-        for action in (*done, *(governed(action, other.spec.action) for action in chunk)):
-            other.step(action)
-        ends.append(other.observe().images[camera])
+        for action in chunk:
+            suite.step(governed(action, suite.spec.action))
+        ends.append(suite.observe().images[camera])
+        back()
     return chunks[int(planner.distances(planner.policy.latents(np.stack(ends))).argmin())]

@@ -91,6 +91,10 @@ class Suite(Protocol):
         """A scripted expert for the current episode: each call gives the next action [A]."""
         ...
 
+    def keep(self) -> Callable[[], None]:
+        """Remember this instant of the episode; each call of what is returned, until the next `reset`, goes back."""
+        ...
+
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] uint8 for people to watch."""
         ...

@@ -19,6 +19,7 @@ their heads; step 501 raises.
 
 import warnings
 from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from json import loads
@@ -58,6 +59,7 @@ RendererName = Literal["auto", "gl", "ray"]
 
 _SCENES_KEPT = 8  # a scene holds about 60 MB, and 30 MB more for each size of its OpenGL pictures
 _HZ = 80.0
+_PLAIN = (bool, int, float, np.ndarray, list, tuple, type(None))  # what Meta-World remembers of an episode is of these
 _FILM_CAMERA = "front"
 
 
@@ -244,6 +246,20 @@ class MetaWorldSuite:
                 return np.clip(policy.get_action(self._state), -1, 1).astype(np.float32)
 
         return act
+
+    def keep(self) -> Callable[[], None]:
+        """Remember this instant of the episode; each call of what is returned, until the next `reset`, goes back."""
+        self._current_task()
+        env = self._env
+        world, rest = copy(env.data), (self._task, self._state.copy(), self._steps, self._success)
+        plain = {name: deepcopy(value) for name, value in vars(env).items() if isinstance(value, _PLAIN)}
+
+        def back() -> None:
+            env.data = copy(world)
+            vars(env).update(deepcopy(plain))
+            self._task, self._state, self._steps, self._success = rest
+
+        return back
 
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] for people to watch."""

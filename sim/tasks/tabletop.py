@@ -8,6 +8,7 @@ Actions are four numbers at 20 Hz: displacement of the gripper (x, y, z) [m] in 
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
@@ -199,6 +200,17 @@ class TabletopSuite:
         from sim.experts import tabletop_expert
 
         return tabletop_expert(self)
+
+    def keep(self) -> Callable[[], None]:
+        """Remember this instant of the episode; each call of what is returned, until the next `reset`, goes back."""
+        world, rest = copy(self.data), (self._command.copy(), self._steps, self._success)
+
+        def back() -> None:
+            self.data = copy(world)
+            command, self._steps, self._success = rest
+            self._command = command.copy()
+
+        return back
 
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] from the audience's camera."""

@@ -140,6 +140,31 @@ def test_looking_changes_nothing(suite, tasks):
     np.testing.assert_array_equal(*ends)
 
 
+def test_a_kept_instant_is_gone_back_to(suite, tasks):
+    rng, spec = np.random.default_rng(0), suite.spec.action
+    there, further = (rng.uniform(spec.low, spec.high, (12, spec.dim)) for _ in range(2))
+
+    def ending():
+        for action in further:
+            suite.step(action)
+        return suite.observe(), suite.steps, suite.success
+
+    for task in tasks:
+        suite.reset(task, SEED)
+        for action in there:
+            suite.step(action)
+        back = suite.keep()
+        seen, *counted = ending()
+        for _ in range(2):
+            for action in there:
+                suite.step(-action)
+            back()
+            again, *counted_again = ending()
+            assert counted_again == counted
+            np.testing.assert_array_equal(again.proprio, seen.proprio)
+            np.testing.assert_array_equal(again.images["front"], seen.images["front"])
+
+
 def test_actions_are_clipped_to_their_bounds(suite, tasks):
     high = np.array(suite.spec.action.high, np.float32)
     low = np.array(suite.spec.action.low, np.float32)
