@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from torch import Tensor
 
+from policies.checkpoint import CONFIG, NORMALIZER, WEIGHTS, check_files, read_weights
 from policies.cogact_model import CogACTConfig, CogACTModel, backbone_from, make_backbone
 from policies.embodiments import Embodiments, fit_normalizers, specs_of
 from policies.hastened import Hastened
@@ -31,8 +31,6 @@ from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line, unknown
 from vla.types import ActionChunk, Observation, Task
-
-WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
 
 logger = logging.getLogger(__name__)
 
@@ -94,19 +92,12 @@ class CogACT:
 
         It drives the arm of the first dataset.
         """
-        for name in (WEIGHTS, CONFIG, NORMALIZER):
-            if not (folder / name).is_file():
-                raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
+        check_files(folder, WEIGHTS, CONFIG, NORMALIZER)
         config, normalizers = from_yaml(CogACTConfig, folder / CONFIG), NormalizerSet.load(folder / NORMALIZER)
         arms = Embodiments(read_specs(folder) or dict.fromkeys(normalizers.by_embodiment, read_spec(folder)))
         backbone = backbone_from(config, arms, folder)
         model = CogACTModel(config, backbone, action_dim=arms.action_dim, proprio_dim=arms.proprio_dim)
-        try:
-            load_model(model, folder / WEIGHTS)
-        except (RuntimeError, OSError, SafetensorError) as error:
-            said = first_line(error)
-            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        read_weights(model, folder)
         return cls(config, arms, normalizers=normalizers, embodiment=next(iter(arms.specs)), model=model)
 
     def driving(self, embodiment: str) -> "CogACT":

@@ -24,6 +24,7 @@ POLICIES = {
     "cogact": "policies.cogact:CogACT",
     "uva": "policies.uva.policy:UVA",
     "vid2robot": "policies.vid2robot:Vid2Robot",
+    "manipulate_by_seeing": "policies.manipulate_by_seeing:ManipulateBySeeing",
 }
 """Family name → ``module:class``; the module is imported when the policy is made, not before.
 

@@ -5,19 +5,19 @@ last frames of the cameras, proprio ──────────────�
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from torch import Tensor
 
+from policies.checkpoint import CONFIG, NORMALIZER, WEIGHTS, check_files, read_weights
 from policies.embodiments import fit_normalizers, specs_of
-from policies.memory import Memory
 from policies.normalizer import NormalizerSet
-from policies.policy import Underway, check_seen, going_on, read_spec, write_spec
+from policies.one_arm import OneArm
+from policies.policy import read_spec, write_spec
 from policies.prompts import Prompts
 from policies.vid2robot_model import Vid2RobotConfig, Vid2RobotModel, Video
 from vla.config import from_yaml, to_yaml
@@ -28,20 +28,16 @@ from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line
 from vla.prompt import spread
 from vla.representation.language import TOKENIZER, Captions, make_language, saved_language
-from vla.training.precision import bf16_is_fast
-from vla.types import ActionChunk, Observation, PolicySpec, Task
-
-WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
+from vla.types import Observation, PolicySpec, Task
 
 logger = logging.getLogger(__name__)
 
 
-class Vid2Robot:
+class Vid2Robot(OneArm):
     """The policy around a `Vid2RobotModel`: keeps `policies.policy.Policy`."""
 
     family = "vid2robot"
     config_class = Vid2RobotConfig
-    representation = None
 
     def __init__(
         self,
@@ -53,12 +49,8 @@ class Vid2Robot:
         model: Vid2RobotModel,
         prompts: Prompts | None = None,
     ) -> None:
-        self.config, self.spec, self.embodiment = config, spec, embodiment
-        self.normalizers, self.model, self.prompts = normalizers, model, prompts
-        self._memory: Memory[tuple[Mapping[str, np.ndarray], np.ndarray]] = Memory()
-        self._shown: Video | None = None
-        self._rng = np.random.default_rng(0)
-        self._quick = False
+        super().__init__(spec, embodiment, normalizers=normalizers, model=model)
+        self.config, self.prompts = config, prompts
 
     @classmethod
     def create(
@@ -84,27 +76,17 @@ class Vid2Robot:
     @classmethod
     def load(cls, folder: Path) -> "Vid2Robot":
         """Read what `save` wrote, onto the GPU if there is one; every weight must be there."""
-        for name in (WEIGHTS, CONFIG, NORMALIZER, TOKENIZER):
-            if not (folder / name).is_file():
-                raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
+        check_files(folder, WEIGHTS, CONFIG, NORMALIZER, TOKENIZER)
         config, normalizers = from_yaml(Vid2RobotConfig, folder / CONFIG), NormalizerSet.load(folder / NORMALIZER)
         spec = read_spec(folder)
         model = _model(config, spec, saved_language(config.language, folder))
-        try:
-            load_model(model, folder / WEIGHTS)
-        except (RuntimeError, OSError, SafetensorError) as error:
-            said = first_line(error)
-            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
-        model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        read_weights(model, folder)
         return cls(config, spec, next(iter(normalizers.by_embodiment)), normalizers=normalizers, model=model)
 
     @classmethod
     def films(cls, config: Vid2RobotConfig, videos: Sequence[Path], dataset: DatasetSpec) -> Corpus:
         """The films that may be prompts."""
         return open_corpus(videos, image_size=config.image_size)
-
-    def film_samples(self, films: Corpus) -> None:
-        """Films are prompts beside the robot's samples, and no samples themselves."""
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs."""
@@ -128,21 +110,6 @@ class Vid2Robot:
         assert not strange.unexpected_keys
         assert all(name.startswith("head.") for name in strange.missing_keys)
 
-    def prepared(self, windows: Windows, content: str) -> Windows:
-        """Samples as the policy wants them: as they are."""
-        return windows
-
-    def driving(self, embodiment: str) -> "Vid2Robot":
-        """The same policy: it drives one arm."""
-        return self
-
-    def inputs(self, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> dict[str, Tensor]:
-        """What the model sees: camera → [B, H, W, 3] uint8, proprio [B, P] physical, if there is any."""
-        seen = {f"image.{name}": torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in images.items()}
-        if proprio.shape[1]:
-            seen["proprio"] = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio))
-        return seen
-
     def training_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Words, which of them are the same, normalised actions and the mask of real rows; the rest comes `later`."""
         actions = self.normalizers.get(self.embodiment, "action").normalize(batch.actions)
@@ -165,50 +132,33 @@ class Vid2Robot:
         """Instructions as the model takes them, for the loss alone."""
         return self.model.words.tokenize(texts)
 
+    def begin(self, seed: int) -> None:
+        """Forget the prompt too."""
+        super().begin(seed)
+        self._shown: Video | None = None
+
     def reset(self, task: Task, *, seed: int = 0) -> None:
         """Begin an episode: look at the task's video, once."""
         if task.video is None:
             raise UnderstudyError(
                 "vid2robot is shown what to do, and there is no video: give prompt=VIDEO (an mp4 of somebody doing it)"
             )
+        self.begin(seed)
         chosen = task.video.frames[spread(len(task.video.frames), self.config.prompt_frames)]
         seen = np.stack([fit_image(frame, self.config.image_size) for frame in chosen])
-        with torch.inference_mode(), self._computing():
-            self._shown = self.model.watch(torch.from_numpy(seen)[None].to(self._device))
-        self._rng = np.random.default_rng([0x52B, seed])
-        self._memory.clear()
+        with torch.inference_mode(), self.computing():
+            self._shown = self.model.watch(torch.from_numpy(seen)[None].to(self.device))
 
-    def session(self) -> "Vid2Robot":
-        """The same policy for another episode at the same time; the weights are shared."""
-        made = Vid2Robot(self.config, self.spec, self.embodiment, normalizers=self.normalizers, model=self.model)
-        made._quick = self._quick
-        return made
-
-    def hasten(self) -> None:
-        """Compute in bf16 from now on, where the processor is fast at that."""
-        self._quick = bf16_is_fast(self._device)
-
-    def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
-        """The next chunk, in physical units. Rows that are ``underway`` stand in it as they are."""
-        return self.infer_together([self], [(observation, underway)])[0]
-
-    def infer_together(
-        self, sessions: Sequence["Vid2Robot"], seen: Sequence[tuple[Observation, Underway | None]]
-    ) -> list[ActionChunk]:
-        """What each of the `session` s would answer, in one batch."""
-        batch = self._remembered(sessions, [observation for observation, _ in seen])
+    def answer(self, sessions: Sequence["Vid2Robot"], observations: Sequence[Observation]) -> np.ndarray:
+        """The next chunks."""
+        batch = self._remembered(sessions, observations)
         shown = [one._shown for one in sessions]
         if any(one is None for one in shown):
             raise UnderstudyError("reset the policy first: it has been shown nothing")
         prompt = Video(torch.cat([one.tokens for one in shown]), torch.cat([one.frames for one in shown]))
         noise = np.stack([one._rng.standard_normal(self.model.head.noise_shape, np.float32) for one in sessions])
-        with torch.inference_mode(), self._computing():
-            normalized = self.model.sample(batch, prompt, torch.from_numpy(noise).to(self._device))
-        rows = self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
-        return [
-            ActionChunk(going_on(actions, underway), one.stamp_ns, 1 / self.spec.control_hz)
-            for actions, (one, underway) in zip(rows, seen, strict=True)
-        ]
+        with torch.inference_mode(), self.computing():
+            return self.physical(self.model.sample(batch, prompt, torch.from_numpy(noise).to(self.device)))
 
     def _remembered(self, sessions: Sequence["Vid2Robot"], observations: Sequence[Observation]) -> dict[str, Tensor]:
         """A batch for the model, after every session has seen its observation."""
@@ -216,7 +166,6 @@ class Vid2Robot:
         pictures: dict[str, list[np.ndarray]] = {camera.name: [] for camera in self.spec.cameras}
         proprio = []
         for session, one in zip(sessions, observations, strict=True):
-            check_seen(self.spec, one)
             own = {name: fit_image(one.images[name], self.config.image_size) for name in pictures}
             session._memory.add(one.stamp_ns, (own, one.proprio))
             history = session._memory.back(self.config.state_frames, step_ns)
@@ -226,14 +175,7 @@ class Vid2Robot:
         count, frames = len(proprio), self.config.state_frames
         flat = {name: np.stack(rows).reshape(count * frames, *rows[0].shape[1:]) for name, rows in pictures.items()}
         seen = self.inputs(flat, np.concatenate(proprio))
-        return {f"history.{key}": value.unflatten(0, (count, frames)).to(self._device) for key, value in seen.items()}
-
-    def _computing(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._quick)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return {f"history.{key}": value.unflatten(0, (count, frames)).to(self.device) for key, value in seen.items()}
 
 
 def _model(config: Vid2RobotConfig, spec: PolicySpec, words: Captions) -> Vid2RobotModel:

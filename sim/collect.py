@@ -53,6 +53,12 @@ class CollectConfig:
     seed: int = 0
     """first training scene; scenes are numbered on from here"""
     workers: int = field(default_factory=default_workers)
+    by: Literal["robot", "grabber"] = "robot"
+    """who demonstrates: the arm's scripted expert, or a person with the arm's gripper and wrist camera in the hand
+    (table-top tasks, suite.cameras=[wrist])"""
+    labels: Literal["exact", "sfm"] = "exact"
+    """how a grabber's motion is known: ``sfm`` as structure from motion tells it, with noise, of unknown scale, some
+    frames lost"""
     storage: Literal["image", "video"] = "image"
     """image: exact PNG; video: mp4, smaller"""
 
@@ -66,6 +72,8 @@ class Attempt:
     noise: float
     tail: int
     options: str
+    by: str = "robot"
+    labels: str = "exact"
 
 
 def main(argv: list[str]) -> int:
@@ -103,7 +111,11 @@ def run(config: CollectConfig) -> Path:
 
 
 def record(attempt: Attempt) -> Episode | None:
-    """One demonstration, or ``None`` when the expert failed: a pure function of the attempt."""
+    """One demonstration, or ``None`` when it failed: a pure function of the attempt."""
+    if attempt.by == "grabber":
+        from sim.grabber import demonstrate
+
+        return demonstrate(attempt)
     suite = shared_suite(suite_of(attempt.task), attempt.options)
     suite.reset(attempt.task, attempt.seed)
     expert, rng = suite.expert(), np.random.default_rng([0xDA27, attempt.seed])
@@ -161,6 +173,10 @@ def _refuse_bad_numbers(config: CollectConfig) -> None:
         raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
     if config.noise < 0:
         raise UnderstudyError(f"noise must not be negative, got {config.noise}")
+    if config.by == "grabber" and any(suite_of(task) != "tabletop" for task in config.tasks if "*" not in task):
+        raise UnderstudyError("by=grabber demonstrates tabletop tasks only")
+    if config.labels != "exact" and config.by == "robot":
+        raise UnderstudyError(f"labels={config.labels} is for by=grabber: a robot knows how it moved")
     if config.tail < 1:
         raise UnderstudyError(f"tail must be at least 1 (the step of success itself), got {config.tail}")
 
@@ -188,7 +204,8 @@ def _next_attempts(
                 f"with noise={config.noise}; lower the noise"
             )
         fresh = (seed for seed in TRAIN_SEEDS[config.seed :] if seed not in seeds and seed not in failed[task])
-        columns.append([Attempt(task, seed, config.noise, config.tail, options) for seed in islice(fresh, missing)])
+        how = (config.noise, config.tail, options, config.by, config.labels)
+        columns.append([Attempt(task, seed, *how) for seed in islice(fresh, missing)])
     return [attempt for row in zip_longest(*columns) for attempt in row if attempt is not None]
 
 
@@ -199,7 +216,7 @@ def _dataset_spec(task: str, config: CollectConfig) -> DatasetSpec:
         cameras=spec.cameras,
         proprio_names=spec.proprio_names,
         action=spec.action,
-        embodiment=spec.embodiment,
+        embodiment=spec.embodiment if config.by == "robot" else config.by,
         fingerprint=spec.fingerprint,
         storage=config.storage,
     )

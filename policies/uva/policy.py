@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
+from safetensors.torch import save_model
 from torch import Tensor
 
+from policies.checkpoint import CONFIG, NORMALIZER, WEIGHTS, check_files, read_weights
 from policies.embodiments import fit_normalizers, specs_of
-from policies.memory import Memory
 from policies.normalizer import NormalizerSet
-from policies.policy import Underway, check_seen, going_on, read_spec, write_spec
+from policies.one_arm import OneArm
+from policies.policy import read_spec, write_spec
 from policies.uva.latents import FOLDER, Autoencoder, latents_of
 from policies.uva.model import Shapes, UVAConfig, UVAModel
 from vla.config import from_yaml, to_yaml
@@ -28,10 +28,7 @@ from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows, film_windows
 from vla.errors import UnderstudyError, first_line
 from vla.representation.language import TOKENIZER, Captions, make_language, saved_language
-from vla.training.precision import bf16_is_fast
-from vla.types import ActionChunk, Observation, PolicySpec, Task
-
-WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
+from vla.types import Observation, PolicySpec, Task
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +41,7 @@ class Seen:
     proprio: Tensor
 
 
-class UVA:
+class UVA(OneArm):
     """The policy around a `UVAModel`: keeps `policies.policy.Policy`."""
 
     family = "uva"
@@ -60,11 +57,8 @@ class UVA:
         model: UVAModel,
         autoencoder: Autoencoder,
     ) -> None:
-        self.config, self.spec, self.embodiment = config, spec, embodiment
-        self.normalizers, self.model, self.autoencoder = normalizers, model, autoencoder
-        self._instruction, self._rng = "", np.random.default_rng(0)
-        self._memory: Memory[Seen] = Memory()
-        self._quick = False
+        super().__init__(spec, embodiment, normalizers=normalizers, model=model)
+        self.config, self.autoencoder, self._instruction = config, autoencoder, ""
 
     @classmethod
     def create(
@@ -92,19 +86,12 @@ class UVA:
     @classmethod
     def load(cls, folder: Path) -> "UVA":
         """Read what `save` wrote, onto the GPU if there is one; every weight must be there."""
-        for name in (WEIGHTS, CONFIG, NORMALIZER, TOKENIZER):
-            if not (folder / name).is_file():
-                raise UnderstudyError(f"the checkpoint {folder} lacks {name}; copy the whole folder or train again")
+        check_files(folder, WEIGHTS, CONFIG, NORMALIZER, TOKENIZER)
         config, normalizers = from_yaml(UVAConfig, folder / CONFIG), NormalizerSet.load(folder / NORMALIZER)
         spec, autoencoder = read_spec(folder), Autoencoder.read(folder / FOLDER)
         model = _model(config, spec, autoencoder, saved_language(config.language, folder))
-        try:
-            load_model(model, folder / WEIGHTS)
-        except (RuntimeError, OSError, SafetensorError) as error:
-            said = first_line(error)
-            raise UnderstudyError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {said}") from error
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        parts = {"model": model.eval().to(device), "autoencoder": autoencoder.to(device)}
+        read_weights(model, folder)
+        parts = {"model": model, "autoencoder": autoencoder.to(next(model.parameters()).device)}
         return cls(config, spec, next(iter(normalizers.by_embodiment)), normalizers=normalizers, **parts)
 
     @classmethod
@@ -155,17 +142,6 @@ class UVA:
         }
         return replace(windows, frames=frames)
 
-    def driving(self, embodiment: str) -> "UVA":
-        """The same policy: it drives one arm."""
-        return self
-
-    def inputs(self, images: Mapping[str, np.ndarray], proprio: np.ndarray) -> dict[str, Tensor]:
-        """What the model sees: camera → rows of latents [B, S, 2 C], proprio [B, P] physical, if there is any."""
-        seen = {f"image.{name}": torch.from_numpy(np.ascontiguousarray(rows)) for name, rows in images.items()}
-        if proprio.shape[1]:
-            seen["proprio"] = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio))
-        return seen
-
     def training_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Words, and unless it is of films normalised actions and the mask of real rows; the rest comes `later`."""
         made = {"text": self.tokenize(batch.instructions)}
@@ -190,7 +166,7 @@ class UVA:
             seen = windows.gather(asked.frames.ravel())
             made = self.inputs(seen.images, seen.proprio)
             batch |= {f"{name}.{key}": value.unflatten(0, asked.frames.shape) for key, value in made.items()}
-        return {key: value.to(self._device) for key, value in batch.items()}, later["future"].frames
+        return {key: value.to(self.device) for key, value in batch.items()}, later["future"].frames
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Instructions as the model takes them."""
@@ -201,43 +177,21 @@ class UVA:
         if strange := self.model.language.unknown_words(task.instruction):
             logger.warning("%d words of %r were in no training instruction", strange, task.instruction)
         self._instruction = task.instruction
-        self._rng = np.random.default_rng([0x07A, seed])
-        self._memory.clear()
+        self.begin(seed)
 
-    def session(self) -> "UVA":
-        """The same policy for another episode at the same time; the weights are shared."""
-        parts = {"normalizers": self.normalizers, "model": self.model, "autoencoder": self.autoencoder}
-        made = UVA(self.config, self.spec, self.embodiment, **parts)
-        made._quick = self._quick
-        return made
-
-    def hasten(self) -> None:
-        """Compute in bf16 from now on, where the processor is fast at that."""
-        self._quick = bf16_is_fast(self._device)
-
-    def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
-        """The next chunk, in physical units. Rows that are ``underway`` stand in it as they are."""
-        return self.infer_together([self], [(observation, underway)])[0]
-
-    def infer_together(
-        self, sessions: Sequence["UVA"], seen: Sequence[tuple[Observation, Underway | None]]
-    ) -> list[ActionChunk]:
-        """What each of the `session` s would answer, in one batch."""
-        batch = self._remembered(sessions, [observation for observation, _ in seen])
+    def answer(self, sessions: Sequence["UVA"], observations: Sequence[Observation]) -> np.ndarray:
+        """The next chunks."""
+        batch = self._remembered(sessions, observations)
         noise = torch.cat([one._noise(1) for one in sessions], dim=1)
-        with self._computing():
-            normalized = self.model.actions_of(self.model.seen(batch), noise.to(self._device))
-        return [
-            ActionChunk(going_on(actions, underway), one.stamp_ns, 1 / self.spec.control_hz)
-            for actions, (one, underway) in zip(self.physical(normalized), seen, strict=True)
-        ]
+        with self.computing():
+            return self.physical(self.model.actions_of(self.model.seen(batch), noise.to(self.device)))
 
     def imagined(self, observation: Observation, count: int) -> tuple[np.ndarray, Tensor]:
         """``count`` chunks [K, N, A] that it could carry out now, and what it expects of each: latents [K, F, S, C]."""
         batch = self._remembered([self], [observation])
-        with self._computing():
+        with self.computing():
             z = self.model.seen(batch).expand(count, -1, -1)
-            actions = self.model.actions_of(z, self._noise(count).to(self._device)).float()
+            actions = self.model.actions_of(z, self._noise(count).to(self.device)).float()
             told = {name: value.expand(count, *value.shape[1:]) for name, value in batch.items()} | {"actions": actions}
             return self.physical(actions), self.model.video_of(told, self._generator(), "dynamics")
 
@@ -245,10 +199,6 @@ class UVA:
         """Pictures [B, H, W, 3] uint8 as the model predicts them, [B, S, C]."""
         fitted = np.stack([fit_image(picture, self.config.image_size) for picture in pictures])
         return self.model.latents(self.autoencoder.rows(fitted))
-
-    def physical(self, normalized: Tensor) -> np.ndarray:
-        """Actions [..., A] as the arm takes them."""
-        return self.normalizers.get(self.embodiment, "action").unnormalize(normalized.float().cpu().numpy())
 
     def _noise(self, count: int) -> Tensor:
         shape = (self.config.action.steps + 1, count, self.config.pred_horizon, self.spec.action.dim)
@@ -259,26 +209,17 @@ class UVA:
 
     def foresee(self, *, task: str = "policy_video", rounds: int = 1) -> np.ndarray:
         """The pictures [F, H, W, 3] uint8 that are expected after the last observation, a ``stride`` apart."""
-        with self._computing():
+        with self.computing():
             latents = self.model.video_of(self._batch([self]), self._generator(), task, rounds=rounds)
         return self.autoencoder.pictures(latents)[0]
 
-    def _computing(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._quick)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
     def _remembered(self, sessions: Sequence["UVA"], observations: Sequence[Observation]) -> dict[str, Tensor]:
         """A batch for the model, after every session has seen its observation."""
-        for one in observations:
-            check_seen(self.spec, one)
         cameras = self.spec.cameras
         pictures = [fit_image(one.images[camera.name], camera.height) for one in observations for camera in cameras]
         rows = self.autoencoder.rows(np.stack(pictures)).unflatten(0, (len(observations), len(cameras)))
         proprio = np.stack([one.proprio for one in observations])
-        told = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio)).to(self._device)
+        told = torch.from_numpy(self.normalizers.get(self.embodiment, "proprio").normalize(proprio)).to(self.device)
         for session, one, own, state in zip(sessions, observations, rows, told, strict=True):
             named = {camera.name: row for camera, row in zip(cameras, own, strict=True)}
             session._memory.add(one.stamp_ns, Seen(named, state))
@@ -294,7 +235,7 @@ class UVA:
             for camera in self.spec.cameras
         }
         batch["history.proprio"] = torch.stack([torch.stack([one.proprio for one in own]) for own in histories])
-        return batch | {"text": self.tokenize([one._instruction for one in sessions]).to(self._device)}
+        return batch | {"text": self.tokenize([one._instruction for one in sessions]).to(self.device)}
 
 
 def _model(config: UVAConfig, spec: PolicySpec, autoencoder: Autoencoder, language: Captions) -> UVAModel:

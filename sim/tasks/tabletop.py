@@ -97,7 +97,7 @@ class TabletopSuite:
             if name not in known:
                 raise unknown("camera", name, known)
         self._renderer = renderer
-        self._randomize = tuple(sorted(randomize))
+        self.randomize = tuple(sorted(randomize))
         self._cameras = {
             name: make_camera(self.model, name, height=image_size, width=image_size, renderer=renderer)
             for name in cameras
@@ -124,7 +124,7 @@ class TabletopSuite:
             cameras=tuple(CameraSpec(name, image_size, image_size) for name in cameras),
             proprio_names=("ee_x", "ee_y", "ee_z", "gripper_opening"),
             control_hz=20.0,
-            fingerprint=f"tabletop-1 {renderer} {'+'.join(cameras)} {image_size}px {'+'.join(self._randomize)}".strip(),
+            fingerprint=f"tabletop-1 {renderer} {'+'.join(cameras)} {image_size}px {'+'.join(self.randomize)}".strip(),
         )
 
     @classmethod
@@ -158,8 +158,8 @@ class TabletopSuite:
             raise unknown("task", task, TASKS)
         self._task, self._steps, self._success = TASKS[task], 0, False
         rng = np.random.default_rng([0x7AB1E, seed])
-        scene = draw_scene(rng, distractors="distractors" in self._randomize)
-        randomize_visuals(self.model, self._visual_defaults, kinds=self._randomize, rng=rng)
+        scene = draw_scene(rng, distractors="distractors" in self.randomize)
+        randomize_visuals(self.model, self._visual_defaults, kinds=self.randomize, rng=rng)
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:7] = HOME_JOINTS
         self.data.qpos[7:9] = FINGER_TRAVEL
@@ -241,7 +241,7 @@ class TabletopSuite:
     @property
     def free_bodies(self) -> tuple[str, ...]:
         """The objects on the table that can be moved."""
-        return (*OBJECTS, *DISTRACTORS) if "distractors" in self._randomize else OBJECTS
+        return (*OBJECTS, *DISTRACTORS) if "distractors" in self.randomize else OBJECTS
 
     def position(self, body: str) -> np.ndarray:
         """Where a body is, [3] metres in the base frame."""

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from tokenizers import Tokenizer
@@ -79,26 +79,20 @@ def _texts(folder: Path, names: list[str]) -> dict[str, str]:
     return {name: (folder / name).read_text("utf-8") for name in names}
 
 
-class PretrainedTower(nn.Module):
-    """Pictures and words → patches and keypoints: keeps `vla.backbones.small.Tower`.
+class Eyes(nn.Module):
+    """A representation's own tokens, without what its pre-training had besides.
 
-    A frozen representation stays in evaluation mode and is run without gradients.
+    A frozen one stays in evaluation mode and is run without gradients.
     """
 
-    def __init__(self, source: Source, *, width: int, freeze: bool, tokenizer: Tokenizer) -> None:
+    def __init__(self, source: Source, *, freeze: bool) -> None:
         super().__init__()
         given, self.about, self._files = source.representation, source.about, source.files
         self.frozen, self.image_size, self.side = freeze, given.image_size, math.isqrt(given.tokens)
+        self.width = given.width
         self.representation = _without_pretraining(given.model, reads=given.reads)
         if freeze:
             self.representation.eval().requires_grad_(False)
-        self.linear = nn.Linear(given.width, width)
-        self.norm, self.film = nn.GroupNorm(4, width), FiLM(width, width)
-        self.heat = nn.Conv2d(width, ConvStem.POINTS, 1)
-        self.sharpness = nn.Parameter(torch.full((ConvStem.POINTS, 1), 3.0))
-        known = dictionary(tokenizer, given.captions) if given.reads else {}
-        self.strange = sorted(word for word, pieces in known.items() if not pieces and word not in (PAD, UNKNOWN))
-        self.register_buffer("known", _table(tokenizer, given.captions, known) if known else None, persistent=False)
 
     def save(self, folder: Path) -> None:
         """Write what `Source.without_weights` reads."""
@@ -107,12 +101,32 @@ class PretrainedTower(nn.Module):
             (folder / name).write_text(text, "utf-8")
         (folder / ABOUT).write_text(json.dumps({**self.about, "files": list(self._files)}, indent=2) + "\n")
 
-    def train(self, mode: bool = True) -> "PretrainedTower":
+    def train(self, mode: bool = True) -> Self:
         """What is frozen does not train."""
         super().train(mode)
         if self.frozen:
             self.representation.eval()
         return self
+
+    def look(self, pictures: Tensor, caption: Tensor | None = None) -> Tensor:
+        """[B, H, W, 3] uint8, and what its own captions' ids [B, L] are, if it reads any → [B, n², D]."""
+        with torch.no_grad() if self.frozen else nullcontext():
+            return self.representation.encode(fitted(pictures, self.image_size), caption)[0]
+
+
+class PretrainedTower(Eyes):
+    """Pictures and words → patches and keypoints: keeps `vla.backbones.small.Tower`."""
+
+    def __init__(self, source: Source, *, width: int, freeze: bool, tokenizer: Tokenizer) -> None:
+        super().__init__(source, freeze=freeze)
+        given = source.representation
+        self.linear = nn.Linear(given.width, width)
+        self.norm, self.film = nn.GroupNorm(4, width), FiLM(width, width)
+        self.heat = nn.Conv2d(width, ConvStem.POINTS, 1)
+        self.sharpness = nn.Parameter(torch.full((ConvStem.POINTS, 1), 3.0))
+        known = dictionary(tokenizer, given.captions) if given.reads else {}
+        self.strange = sorted(word for word, pieces in known.items() if not pieces and word not in (PAD, UNKNOWN))
+        self.register_buffer("known", _table(tokenizer, given.captions, known) if known else None, persistent=False)
 
     def forward(self, pictures: Tensor, words: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
         """[B, H, W, 3] uint8, ``words`` [B, C], ``text`` [B, L] ids → patches [B, n², C], keypoints [B, 2 POINTS]."""
@@ -123,8 +137,7 @@ class PretrainedTower(nn.Module):
 
     def tokens(self, pictures: Tensor, text: Tensor) -> Tensor:
         """The representation's own tokens [B, n², D]; ``text``: ids of the policy's tokenizer."""
-        with torch.no_grad() if self.frozen else nullcontext():
-            return self.representation.encode(fitted(pictures, self.image_size), self.caption(text))[0]
+        return self.look(pictures, self.caption(text))
 
     def caption(self, text: Tensor) -> Tensor | None:
         """The instruction [B, L] as the representation's own ids [B, L'], ``None`` if its encoder reads no words.
