@@ -16,8 +16,7 @@ from policies.policy import Underway
 from robot_bridge.client import Answer, BridgeError, Connection
 from robot_bridge.plan import MESSAGE, Plan, task_of
 from robot_bridge.rings import text
-from vla.prompt import read_prompt
-from vla.types import Observation
+from vla.types import Observation, Task
 
 POLL_S = 0.002
 STRANGER = "the server serves another policy than this run was begun for: start it anew"
@@ -43,7 +42,7 @@ class Asker:
         """the request that is not answered, and when it ceases to be of use [ns]"""
         self._seen_ns = self._encoded_us = self._tried_ns = self._told_ns = 0
         self._last: Answer | None = None
-        self._video = None if plan.prompt is None else read_prompt(plan.prompt)
+        self._shown = plan.shows.of(Task(""))
         self.meeting = self.begun = self.asked = self.answered = self.dropped = 0
         self.trouble = "not connected yet"
 
@@ -83,7 +82,7 @@ class Asker:
         if record is None or int(record["episode"]) == self.begun:
             return
         episode, task, seed = task_of(record)
-        task = replace(task, video=self._video)
+        task = replace(self._shown, instruction=task.instruction)
         try:
             self.connection.begin(task, seed=seed, timeout_s=2.0)
         except BridgeError as error:

@@ -29,12 +29,13 @@ from policies.policy import SPEC_FILE, Realtime, read_spec
 from robot_bridge.arms.arm import ARMS, Box, make_arm
 from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import MOVING, ControlConfig, State
-from robot_bridge.fitting import Side, alike, check_prompted, misfits, of_policy
+from robot_bridge.fitting import Side, alike, misfits, of_policy
 from robot_bridge.keyboard import Keyboard
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Plan
 from robot_bridge.report import write_report
 from robot_bridge.run import Run, run_folder
+from robot_bridge.showing import Shows
 from robot_bridge.stage import STAGES, Stage, make_stage
 from robot_bridge.transport import Keys
 from robot_bridge.views import Views
@@ -69,7 +70,7 @@ class Drive:
     out: Path | None = None
     views: bool = False
     workspace: Box | None = None
-    prompt: Path | None = None
+    shows: Shows = field(default_factory=Shows)
     codecs: tuple[Codec, ...] = ("raw", "jpeg")
 
 
@@ -90,7 +91,7 @@ def drive(asked: Drive, *, keyboard: Keyboard | None = None) -> list[Driven]:
         stage = make_stage(asked.arm, dict(asked.arm_options), dict(asked.cameras), spec)
         try:
             _check_fits(asked, spec, stage)
-            check_prompted(spec, asked.prompt)
+            asked.shows.check(spec)
             plan = _plan(asked, spec, stage, address)
             with Run(plan) as run:
                 return list(_episodes(asked, run, stage, keyboard))
@@ -117,7 +118,7 @@ def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
         actions=actions,
         record=asked.record,
         workspace=asked.workspace,
-        prompt=asked.prompt,
+        shows=asked.shows,
         codecs=asked.codecs,
     )
 
@@ -201,7 +202,7 @@ def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -
             if number:
                 stage.begin(number)
             instruction = asked.instruction or stage.instruction
-            if not instruction and asked.replay is None and asked.prompt is None:
+            if not instruction and asked.replay is None and not asked.shows.something:
                 raise UnderstudyError('say what to do: --instruction "lift the red cube"')
             run.begin(Task(instruction), seed=asked.seed + number, timeout_s=SERVING_S)
             ended = _episode(asked, run, stage, keyboard, log, views)
@@ -306,7 +307,7 @@ def main(argv: list[str]) -> int:
         out=given.out,
         views=given.rerun,
         workspace=given.workspace and box(given.workspace),
-        prompt=given.prompt,
+        shows=Shows(given.prompt, given.goal),
         codecs=("raw", "jpeg") if given.codec == "raw" else ("jpeg",),
     )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # brake and clear up, as for Ctrl-C
@@ -373,6 +374,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     add("--instruction", default="", help="what to do; in simulation the task says it")
     add("--prompt", type=Path, metavar="VIDEO", help="a video of somebody doing it, for a policy that is shown")
+    add("--goal", type=Path, metavar="IMAGE", help="what it should see in the end (of a video, the last frame)")
     add("--server", default="", help="tcp://HOST:PORT of `vla serve`")
     add("--key", type=Path, help="this robot's .key_secret")
     add("--server-key", type=Path, help="the server's .key")

@@ -25,7 +25,6 @@ from numpy.typing import ArrayLike
 from robot_bridge.arms.arm import ArmSpec
 from robot_bridge.targets import LEAD_M
 from vla.errors import UnderstudyError
-from vla.prompt import check_prompt, read_prompt
 from vla.types import ActionSpec, CameraSpec, PolicySpec
 
 Status = Literal["ok", "warn", "fail"]
@@ -378,14 +377,3 @@ def _unknown(action: ActionSpec) -> bool:
 
 def _range_words(action: ActionSpec) -> str:
     return f"{min(action.low):.3g}…{max(action.high):.3g}"
-
-
-def check_prompted(spec: PolicySpec, prompt: Path | None) -> None:
-    """A policy that is shown what to do must be shown something, and no other one can be."""
-    shown = "video" in spec.accepts
-    if shown and prompt is None:
-        raise UnderstudyError("this policy is shown what to do: --prompt VIDEO, of somebody doing it")
-    if prompt is not None:
-        if not shown:
-            raise UnderstudyError(f"this policy looks at no video; it wants {' or '.join(spec.accepts)}")
-        check_prompt(read_prompt(prompt))

@@ -14,6 +14,7 @@ from typing import Any
 from robot_bridge.arms.arm import ArmSpec, Box
 from robot_bridge.control import ControlConfig
 from robot_bridge.rings import Field, Ring
+from robot_bridge.showing import Shows
 from robot_bridge.transport import Keys
 from robot_bridge.wire import TIMING, Codec
 from vla.types import PolicySpec, Task
@@ -36,7 +37,7 @@ class Plan:
     """One run. ``folder``: what the processes share; ``shadow``: nothing is sent to the arm.
 
     ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server; ``record``: a dataset to
-    which the episodes are added; ``workspace``: one that is not the arm's own; ``prompt``: a video that shows the task.
+    which the episodes are added; ``workspace``: one that is not the arm's own; ``shows``: what shows the task.
     """
 
     folder: Path
@@ -52,7 +53,7 @@ class Plan:
     actions: Path | None = None
     record: Path | None = None
     workspace: Box | None = None
-    prompt: Path | None = None
+    shows: Shows = field(default_factory=Shows)
 
     @property
     def step_ns(self) -> int:

@@ -22,10 +22,11 @@ from sim.pool import default_workers, with_progress
 from sim.report import write_report
 from sim.results import Condition, EpisodeResult, summarize
 from sim.rollout import Played, Scene, Setting, play_all
-from sim.shown import CONTROLS, chosen, prompts_of
+from sim.shown import CONTROLS, GOALS, chosen, prompts_of
 from sim.suite import TEST_SEEDS, shared_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import UnderstudyError
+from vla.prompt import read_goal
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class EvalConfig:
     prompt: Path | None = None
     """what a policy is shown that wants to be shown its task: a video of somebody doing it, or a folder of captioned
     videos (``vla human split=test``), of which each scene gets one with its task's words"""
+    goal: str = ""
+    """what a policy is given that wants a picture of its goal: IMAGE, VIDEO (its last frame), or who leaves it in each
+    scene: expert, or grabber, a person with the arm's gripper and wrist camera"""
     episodes: int = 20
     """test scenes for each task"""
     control_episodes: int = 20
@@ -116,19 +120,22 @@ def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Sce
         raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
     seeds = TEST_SEEDS[config.seed : config.seed + config.episodes]
     words = instructions(tasks, setting)
-    shown = wants_prompt(config)
+    shown, goal = wants_prompt(config), goal_of(config)
     films = prompts_of(config.prompt, words) if shown else {task: [""] for task in tasks}
     wrong = wrong_instructions(words) if config.control_episodes else {}
     if shown:  # who is shown is misled by another film, not by other words
         wrong = {task: told for task, told in wrong.items() if films[told] != films[task]}
 
+    if goal and goal not in GOALS:
+        wrong = {}  # one picture for all
+
     def scene(task: str, told: str, condition: Condition, seed: int) -> Scene:
-        return Scene(setting, task, told, condition, seed, prompt=chosen(films[told], told, seed))
+        return Scene(setting, task, told, condition, seed, prompt=chosen(films[told], told, seed), goal=goal)
 
     scenes = [scene(task, task, "policy", seed) for task in tasks for seed in seeds]
     few = seeds[: config.control_episodes]
     scenes += [scene(task, told, "wrong-instruction", seed) for task, told in wrong.items() for seed in few]
-    controls = CONTROLS if shown else ()
+    controls = CONTROLS if shown else CONTROLS[:1] if goal else ()
     scenes += [scene(task, task, control, seed) for control in controls for task in tasks for seed in few]
     bare = Setting(setting.suite_options)
     scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]
@@ -146,6 +153,20 @@ def wants_prompt(config: EvalConfig) -> bool:
     if not shown and config.prompt is not None:
         raise UnderstudyError(f"{config.policy} looks at no prompt: leave prompt out")
     return shown
+
+
+def goal_of(config: EvalConfig) -> str:
+    """What pictures its tasks to the policy; "" where none is wanted."""
+    pictured = (config.policy / SPEC_FILE).is_file() and "goal" in read_spec(config.policy).accepts
+    if pictured != bool(config.goal):
+        raise UnderstudyError(
+            f"{config.policy} looks at no goal: leave goal out"
+            if config.goal
+            else f"{config.policy} wants to see its goal: give goal=IMAGE, goal=VIDEO, goal=expert or goal=grabber"
+        )
+    if config.goal and config.goal not in GOALS:
+        read_goal(Path(config.goal))
+    return config.goal
 
 
 def instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]:
@@ -229,6 +250,7 @@ def provenance(config: EvalConfig) -> dict[str, Any]:
         "policy": _provenance_of(config.policy),
         "suite": config.suite,
         "prompt": str(config.prompt) if config.prompt else None,
+        "goal": config.goal or None,
         "execution": vars(config.execution),
         "test_seeds": [TEST_SEEDS.start + config.seed, TEST_SEEDS.start + config.seed + config.episodes - 1],
         "code": code_version(),

@@ -25,13 +25,14 @@ from sim.human_strokes import FPS, Moment, draw_person
 from sim.human_tabletop import SCENE_STREAM
 from sim.human_world import Referee, World, base_model
 from sim.suite import shared_suite
-from sim.tasks.tabletop import FINGER_TRAVEL, TASKS
+from sim.tasks.tabletop import FINGER_TRAVEL, TASKS, TabletopSuite
 from sim.tasks.tabletop_scene import draw_scene
 from vla.errors import UnderstudyError
 from vla.types import EXPERT_SOURCE, Episode, Task
 
 if TYPE_CHECKING:
     from sim.collect import Attempt
+    from sim.suite import Suite
 
 Labels = Literal["exact", "sfm"]
 EMBODIMENT, CAMERA = "grabber", "wrist"
@@ -39,6 +40,8 @@ PACE = (0.4, 0.7)
 """Of a usual person's: slow enough for an arm to follow."""
 LEAD = 3
 """Steps by which a command to the gripper comes before it has closed."""
+TAIL, TRIES = 4, 20
+"""Of those who leave a goal: frames after their success, attempts."""
 SCALES, NOISE, LOST = (0.5, 2.0), 0.003, 0.1
 """Of poses from structure from motion: size of the world in a film, noise [m], share of the frames that get no pose."""
 
@@ -137,6 +140,21 @@ def demonstrate(attempt: "Attempt") -> Episode | None:
         stamps_ns=np.round(kept * 1e9 / suite.spec.control_hz).astype(np.int64),
         seed=attempt.seed,
     )
+
+
+def left_by_grabber(suite: "Suite", camera: str, task: str, seed: int) -> np.ndarray:
+    """What a person with a grabber sees in the end, in the scene of ``seed``: a goal for the arm."""
+    size = {one.name: one.height for one in suite.spec.cameras}.get(camera)
+    if not isinstance(suite, TabletopSuite) or camera != CAMERA or size is None:
+        raise UnderstudyError(f"goal=grabber is for tabletop tasks and policies that see through {CAMERA}")
+    hidden = "distractors" not in suite.randomize
+    for attempt in range(TRIES):
+        rng = np.random.default_rng([0x6AC, crc32(task.encode()), seed, attempt])
+        take = acted(task, seed, rng, tail=TAIL, distractors=not hidden, hz=suite.spec.control_hz)
+        if take is not None:
+            last = Take(take.states[-1:], take.points[-1:], take.openings[-1:])
+            return filmed(last, seed, size=size, randomize=suite.randomize)[0]
+    raise UnderstudyError(f"nobody can do {task} in scene {seed} with a grabber")
 
 
 def acted(task: str, seed: int, rng: np.random.Generator, *, tail: int, distractors: bool, hz: float) -> Take | None:

@@ -25,6 +25,7 @@ from robot_bridge.safety import governed
 from sim.intervals import wilson
 from sim.predict import video_model
 from sim.rollout import check_fits
+from sim.shown import left_by_expert
 from sim.suite import TEST_SEEDS, Suite, make_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import unknown
@@ -96,19 +97,10 @@ def plan_forward(config: ForwardConfig) -> dict[str, dict[str, int]]:
         if name not in suites:
             suites[name] = make_suite(name, **config.suite)
             check_fits(policy, suites[name])
-        goal = goal_of(suites[name], task, seed, policy)
+        goal = left_by_expert(suites[name], policy.spec.cameras[0].name, task, seed)
         for way in config.ways:
             found[way][task] += play(way, suites[name], (task, seed), goal, policy, config)
     return found
-
-
-def goal_of(suite: Suite, task: str, seed: int, policy: "UVA") -> np.ndarray:
-    """The expert's last picture [H, W, 3] of a scene, as the model's first camera sees it."""
-    suite.reset(task, seed)
-    act = suite.expert()
-    while not suite.success and suite.steps < suite.max_steps:
-        suite.step(act())
-    return suite.observe().images[policy.spec.cameras[0].name]
 
 
 def play(

@@ -19,7 +19,7 @@ from robot_bridge.safety import governed
 from sim.films import write_film
 from sim.pool import run_jobs
 from sim.results import Condition, EpisodeResult
-from sim.shown import shown
+from sim.shown import pictured, shown
 from sim.suite import TEST_SEEDS, Suite, shared_suite, suite_module, suite_of
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
@@ -43,7 +43,7 @@ class Scene:
     """One episode to be played.
 
     ``told`` is the task whose instruction the policy hears; ``film``: where one goes; ``prompt``: the video that shows
-    a policy its task, "" where it is told.
+    a policy its task, "" where it is told; ``goal``: the picture of its goal, or who leaves it (`sim.shown.GOALS`).
     """
 
     setting: Setting
@@ -53,6 +53,7 @@ class Scene:
     seed: int
     film: str = ""
     prompt: str = ""
+    goal: str = ""
 
     @property
     def initial_state(self) -> int:
@@ -115,10 +116,9 @@ def shared_policy(checkpoint: str, *, embodiment: str = "", quick: bool = False)
 def play(scene: Scene) -> Played:
     """Play one episode from its reset to its success or its last step."""
     suite = shared_suite(suite_of(scene.task), scene.setting.suite_options)
-    suite.reset(scene.told, scene.seed)
-    told = suite.instruction
+    put = _put(scene, suite)
     suite.reset(scene.task, scene.seed)
-    actor = _actor(scene, suite, told)
+    actor = _actor(scene, suite, put)
     actions, frames = [], []
     while not suite.success and suite.steps < suite.max_steps:
         action = governed(actor.act(suite.observe), suite.spec.action)
@@ -131,7 +131,7 @@ def play(scene: Scene) -> Played:
         write_film(scene.film, np.stack([*frames, suite.film(FILM_SIZE)]), suite.spec.control_hz)
     result = EpisodeResult(
         task=scene.task,
-        instruction=told,
+        instruction=put.instruction,
         condition=scene.condition,
         seed=scene.seed,
         initial_state=scene.initial_state,
@@ -142,16 +142,30 @@ def play(scene: Scene) -> Played:
     return Played(result, np.stack(actions))
 
 
-def _actor(scene: Scene, suite: Suite, told: str) -> Actor:
+def _put(scene: Scene, suite: Suite) -> Task:
+    """What the policy is told, shown and pictured; leaves ``suite`` in another state."""
+    suite.reset(scene.told, scene.seed)
+    told, goal = suite.instruction, None
+    video = shown(scene.prompt, scene.condition, scene.seed) if scene.prompt else None
+    if scene.goal:
+        camera = _policy_of(scene, suite).spec.cameras[0].name
+        goal = pictured(scene.goal, suite, camera, scene.told, scene.seed, scene.condition)
+    return Task(told, video, goal)
+
+
+def _policy_of(scene: Scene, suite: Suite) -> Policy:
+    policy = shared_policy(scene.setting.checkpoint, embodiment=suite.spec.embodiment, quick=scene.setting.quick)
+    check_fits(policy, suite)
+    return policy
+
+
+def _actor(scene: Scene, suite: Suite, put: Task) -> Actor:
     if scene.condition == "expert":
         return ExpertActor(suite)
     if scene.condition == "random":
         return RandomActor(suite, scene.seed)
-    policy = shared_policy(scene.setting.checkpoint, embodiment=suite.spec.embodiment, quick=scene.setting.quick)
-    check_fits(policy, suite)
-    executor = ChunkExecutor(policy, scene.setting.execution)
-    video = shown(scene.prompt, scene.condition, scene.seed) if scene.prompt else None
-    executor.reset(Task(told, video), seed=scene.seed)
+    executor = ChunkExecutor(_policy_of(scene, suite), scene.setting.execution)
+    executor.reset(put, seed=scene.seed)
     return executor
 
 

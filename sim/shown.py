@@ -1,4 +1,4 @@
-"""What a policy is shown in an evaluation: a film of its task, of another one, a blank one, or one out of order.
+"""What a policy is shown in an evaluation: a film of its task or a picture of its goal, those of another, or nothing.
 
 What says that a policy heeds its prompt is not its success but how much of it goes when the prompt says nothing.
 """
@@ -12,13 +12,16 @@ from zlib import crc32
 import numpy as np
 
 from sim.results import Condition
+from sim.suite import Suite
 from vla.data.human_clips import VIDEO_SUFFIXES, VideoSpan
 from vla.data.human_video import read_clips
 from vla.errors import UnderstudyError
-from vla.prompt import check_prompt, read_prompt
+from vla.prompt import check_prompt, read_goal, read_prompt
 from vla.types import VideoClip
 
 CONTROLS: tuple[Condition, ...] = ("blank-prompt", "shuffled-prompt")
+GOALS = ("expert", "grabber")
+"""Who can leave the goal in a scene: the suite's scripted expert, a person with the arm's gripper and camera."""
 SETTINGS = "settings.json"
 """Of a folder that `vla human` has written."""
 
@@ -75,3 +78,28 @@ def shown(path: str, condition: Condition, seed: int) -> VideoClip:
     if condition == "shuffled-prompt":
         return VideoClip(np.random.default_rng([0x5F1, seed]).permutation(clip.frames), clip.fps)
     return clip
+
+
+def pictured(goal: str, suite: Suite, camera: str, task: str, seed: int, condition: Condition) -> np.ndarray:
+    """The goal as ``camera`` sees it, [H, W, 3]: the picture at a path, or what one of `GOALS` leaves in the scene.
+
+    Leaves ``suite`` in another state. Under the condition ``blank-prompt`` it is black.
+    """
+    if goal == "expert":
+        picture = left_by_expert(suite, camera, task, seed)
+    elif goal == "grabber":
+        from sim.grabber import left_by_grabber
+
+        picture = left_by_grabber(suite, camera, task, seed)
+    else:
+        picture = read_goal(Path(goal))
+    return np.zeros_like(picture) if condition == "blank-prompt" else picture
+
+
+def left_by_expert(suite: Suite, camera: str, task: str, seed: int) -> np.ndarray:
+    """What ``camera`` sees when the scripted expert is done."""
+    suite.reset(task, seed)
+    act = suite.expert()
+    while not suite.success and suite.steps < suite.max_steps:
+        suite.step(act())
+    return suite.observe().images[camera]

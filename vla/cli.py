@@ -71,6 +71,11 @@ VERBS = {
         "tell the actions of videos that have none",
         "vla predict inverse policy=outputs/train videos=outputs/sim-human out=outputs/labelled",
     ),
+    "progress": Verb(
+        "sim.progress:main",
+        "plot how far from a goal each frame of a video is",
+        "vla progress policy=outputs/train video=recordings/films/clips/000000.mp4",
+    ),
     "compare": Verb(
         "sim.compare:main", "test whether one evaluation beats another", "vla compare outputs/eval-a outputs/eval-b"
     ),

@@ -1,4 +1,4 @@
-"""A video as a prompt: how it is read, which of its frames are looked at, whether anything is to be seen in it."""
+"""A video or a picture as a prompt: how it is read, which frames are looked at, whether anything is to be seen."""
 
 from pathlib import Path
 
@@ -39,6 +39,29 @@ def read_prompt(path: Path) -> VideoClip:
     seconds = number / own
     kept = np.stack(frames)[spread(len(frames), min(len(frames), MOST))]
     return VideoClip(kept, len(kept) / seconds)
+
+
+def read_goal(path: Path) -> np.ndarray:
+    """The picture at ``path``, or the last frame of the video there, [H, W, 3] uint8, whole.
+
+    Raises `UnderstudyError` for one that is missing, damaged, or too dark for anything to be seen.
+    """
+    if not path.is_file():
+        raise UnderstudyError(f"there is no picture or video {path}")
+    picture, video = cv2.imread(str(path), cv2.IMREAD_COLOR), None
+    if picture is None:
+        video = cv2.VideoCapture(str(path))
+        while video.grab():
+            _, picture = video.retrieve()
+        video.release()
+    if picture is None:
+        raise UnderstudyError(f"{path} cannot be read as a picture or a video; give a png, jpg, mp4, webm or mov")
+    if picture.mean() < DARK:
+        raise UnderstudyError(
+            f"the goal is too dark: its pixels are {picture.mean():.0f} of 255 on the average, and below {DARK:.0f} "
+            "nothing can be told; take it with more light"
+        )
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
 def _square(image: np.ndarray) -> np.ndarray:

@@ -12,6 +12,8 @@ from vla.errors import UnderstudyError
 from vla.types import Observation, PolicySpec, Task, VideoClip
 
 SEEN = "policy.backbone.representation={representation}"
+SEEING = ("policy=manipulate_by_seeing", "policy.cameras=[wrist]")
+THROUGH = "policy.representation={representation}"
 READS = "policy.vlm={{path: {vlm}, image_size: 56}}"
 FAMILIES = {
     "cogact": ("cogact", []),
@@ -27,6 +29,11 @@ FAMILIES = {
     "uva": ("uva", ["policy=uva", "policy.vae={vae}"]),
     "vid2robot": ("vid2robot", ["policy=vid2robot"]),
     "vid2robot with a diffusion head": ("vid2robot", ["policy=vid2robot", "policy.head=diffusion"]),
+    "manipulate by seeing": ("manipulate_by_seeing", [*SEEING]),
+    "manipulate by seeing, planning ahead": ("manipulate_by_seeing", [*SEEING, "policy.planner=cem"]),
+    "manipulate by seeing, cloned": ("manipulate_by_seeing", [*SEEING, "policy.learns=cloning"]),
+    "manipulate by seeing through a representation": ("manipulate_by_seeing", [*SEEING, THROUGH]),
+    "manipulate by seeing through a frozen one": ("manipulate_by_seeing", [*SEEING, THROUGH, "policy.freeze=true"]),
 }
 """Name → family and overrides of ``vla train``; every family of `POLICIES` is here."""
 
@@ -163,7 +170,8 @@ def test_the_spec_is_the_datasets_and_survives_json(policy, dataset):
     assert spec.action == dataset.spec.action
     assert spec.proprio_names == dataset.spec.proprio_names
     assert spec.control_hz == dataset.spec.fps
-    assert [camera.name for camera in spec.cameras] == [camera.name for camera in dataset.spec.cameras]
+    chosen = getattr(policy.config, "cameras", ()) or tuple(camera.name for camera in dataset.spec.cameras)
+    assert tuple(camera.name for camera in spec.cameras) == chosen
     assert set(spec.accepts) & {"instruction", "video", "goal"}
 
 

@@ -8,7 +8,8 @@ import torch
 
 from policies.policy import load_policy
 from policies.uva.planner import ForwardPlanner
-from sim.plan_forward import ForwardConfig, _tried, goal_of, main, plan_forward
+from sim.plan_forward import ForwardConfig, _tried, main, plan_forward
+from sim.shown import left_by_expert
 from sim.suite import TEST_SEEDS, make_suite
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
@@ -75,9 +76,9 @@ def test_the_oracle_tries_the_very_chunks_from_where_the_episode_is(checkpoint, 
     np.testing.assert_array_equal(suite.observe().images["front"], here.images["front"])
 
 
-def test_the_goal_is_what_the_expert_leaves(checkpoint):
-    policy, suite = load_policy(checkpoint), make_suite("tabletop", **SUITE)
-    goal = goal_of(suite, TASK, TEST_SEEDS[0], policy)
+def test_the_goal_is_what_the_expert_leaves():
+    suite = make_suite("tabletop", **SUITE)
+    goal = left_by_expert(suite, "front", TASK, TEST_SEEDS[0])
     assert suite.success
     np.testing.assert_array_equal(goal, suite.observe().images["front"])
 

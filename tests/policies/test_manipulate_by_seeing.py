@@ -1,0 +1,239 @@
+"""Manipulate by Seeing: its losses in closed form, its planners on a world that is known, a run from data to moves."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from policies.manipulate_by_seeing import ManipulateBySeeing, recorded_moves, translation
+from policies.manipulate_by_seeing_model import CEMConfig, Dynamics, ManipulateBySeeingConfig, ScratchEyes, SeeingModel
+from policies.policy import load_policy
+from policies.train import TrainConfig, run, training_windows
+from vla.config import build, load
+from vla.data.lerobot import open_dataset
+from vla.errors import UnderstudyError
+from vla.types import ActionSpec, Gripper, Observation, Task
+
+GIVEN = ["policy=manipulate_by_seeing", "preset=tiny", "policy.cameras=[side]"]
+
+
+def config_of(*overrides):
+    plain = load(TrainConfig, "train", [*GIVEN, "data=.", *overrides]).policy
+    return build(ManipulateBySeeingConfig, {key: value for key, value in plain.items() if key != "name"})
+
+
+def network(*overrides, count=12):
+    config = config_of(*overrides)
+    torch.manual_seed(0)
+    candidates = nn.functional.normalize(torch.randn(count, 3), dim=-1)
+
+    def eyes():
+        made = ScratchEyes(config.encoder)
+        return made, made.tokens
+
+    return SeeingModel(config, camera="side", candidates=candidates, gripper=True, make_eyes=eyes)
+
+
+def batch_of(model, count=6):
+    size, random = model.config.image_size, torch.Generator().manual_seed(1)
+
+    def pictures(*lead):
+        return torch.randint(0, 256, (*lead, size, size, 3), dtype=torch.uint8, generator=random)
+
+    return {
+        "image.side": pictures(count),
+        "next.image.side": pictures(count, 1),
+        "goal.image.side": pictures(count, 1),
+        "move": nn.functional.normalize(torch.randn(count, 3, generator=random), dim=-1),
+        "moved": torch.ones(count, dtype=torch.bool),
+        "closed": torch.arange(count).remainder(2).float(),
+    }
+
+
+def test_states_are_of_unit_length_and_scores_are_cosines():
+    model = network()
+    states = model.state(batch_of(model)["image.side"])
+    torch.testing.assert_close(states.norm(dim=1), torch.ones(6))
+    scores = model.scores(states, states, model.candidates)
+    assert scores.shape == (6, 12)
+    assert scores.abs().max() <= 1 + 1e-5
+
+
+def test_many_moves_from_one_state_are_as_each_by_itself():
+    dynamics = Dynamics(8, 16, 3)
+    states, moves = torch.randn(4, 8), torch.randn(5, 3)
+    together = dynamics(states[:, None], moves)
+    for number, move in enumerate(moves):
+        torch.testing.assert_close(together[:, number], dynamics(states, move.expand(4, 3)))
+
+
+def test_a_model_that_tells_no_moves_apart_pays_log_m_and_the_floor_is_the_papers():
+    """Equal scores: log M. Without a temperature no score is better than 1 to -1: log(1 + (M - 1) e^-2)."""
+    model = network()
+    nn.init.zeros_(model.dynamics.of_move.weight)
+    losses = model.losses(batch_of(model))
+    assert losses["spatial"].item() == pytest.approx(math.log(12), abs=1e-4)
+    best = torch.full((1, 1000), -1.0)
+    best[0, 0] = 1.0
+    floor = nn.functional.cross_entropy(best, torch.tensor([0])).item()
+    assert floor == pytest.approx(math.log(1 + 999 * math.exp(-2)), abs=1e-3)
+    assert floor == pytest.approx(4.9, abs=0.02)
+
+
+def test_the_dynamics_loss_is_the_mean_square_of_what_was_missed():
+    model = network()
+    batch = batch_of(model)
+    states, after = model.state(batch["image.side"]), model.state(batch["next.image.side"][:, 0])
+    wanted = (model.dynamics(states, batch["move"]) - after).square().mean()
+    torch.testing.assert_close(model.losses(batch)["dynamics"], wanted)
+
+
+def test_short_moves_are_not_learned_from_but_the_gripper_is():
+    model = network()
+    batch = batch_of(model)
+    batch["moved"] = torch.tensor([True, False, True, False, False, True])
+    before = model.losses(batch)
+    batch["move"] = torch.where(batch["moved"][:, None], batch["move"], torch.randn(6, 3))
+    after = model.losses(batch)
+    torch.testing.assert_close(before, after)
+    batch["moved"] = torch.zeros(6, dtype=torch.bool)
+    nothing = model.losses(batch)
+    assert nothing["spatial"] == nothing["dynamics"] == 0
+    assert nothing["gripper"] > 0
+
+
+@pytest.mark.parametrize("learns", ["distance", "cloning"])
+def test_every_weight_learns(learns):
+    model = network(f"policy.learns={learns}")
+    model(batch_of(model)).backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+
+
+def test_a_cloner_that_is_right_pays_nothing():
+    model = network("policy.learns=cloning")
+    move = torch.tensor([[0.0, 0.6, 0.8]])
+    model.says = nn.Sequential(nn.Linear(32, 3))
+    nn.init.zeros_(model.says[0].weight)
+    model.says[0].bias.data = move[0]
+    states = torch.randn(1, 16)
+    assert model._cloned(states, states, move).item() == pytest.approx(0, abs=1e-5)
+    assert model._cloned(states, states, -move).item() == pytest.approx(4 / 3 + 2, abs=1e-4)
+
+
+class Flat(nn.Module):
+    """A world that is known: the state is a place on a line of the circle, moves turn it by their first entry."""
+
+    def forward(self, state, move):
+        angle = torch.atan2(state[..., 1], state[..., 0]) + 0.3 * move[..., 0]
+        return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def test_both_planners_go_the_shorter_way_in_a_known_world():
+    model = network()
+    model.dynamics, model.candidates = Flat(), torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0.1, 0, 0]])
+    here, goal = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(0.9), math.sin(0.9)]])
+    random = torch.Generator().manual_seed(0)
+    assert model.choose(here, goal, random)[0, 0] == 1
+    assert model.choose(here, goal * torch.tensor([1.0, -1.0]), random)[0, 0] == -1
+    model.config = replace(model.config, planner="cem", cem=CEMConfig(moves=3, samples=64, elites=8, rounds=3))
+    assert model.choose(here, goal, random)[0, 0] == 1
+    assert model.choose(here, goal * torch.tensor([1.0, -1.0]), random)[0, 0] == -1
+
+
+def test_looking_ahead_does_not_overshoot():
+    """The goal is one short move away: three long ones lead past it, and CEM sees that."""
+    model = network("policy.planner=cem", "policy.cem.moves=3", "policy.cem.samples=256", "policy.cem.elites=8")
+    model.dynamics, model.candidates = Flat(), torch.tensor([[1.0, 0, 0], [0.1, 0, 0]])
+    here, goal = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(0.09), math.sin(0.09)]])
+    assert model.choose(here, goal, torch.Generator().manual_seed(0))[0, 0] == pytest.approx(0.1)
+
+
+def test_displacements_are_found_beside_the_gripper_and_other_actions_refused():
+    names = ("gripper", "dx", "dy", "dz", "turn")
+    spec = ActionSpec("ee_delta", names, (-1.0,) * 5, (1.0,) * 5, gripper=Gripper(0, open=1, closed=0))
+    assert translation(spec) == [1, 2, 3]
+    with pytest.raises(UnderstudyError, match="ee_delta"):
+        translation(replace(spec, kind="joint_position"))
+
+
+@pytest.fixture(scope="module")
+def grabbed(tmp_path_factory):
+    """A few recordings of a person with a grabber."""
+    from sim.collect import CollectConfig
+    from sim.collect import run as collect
+
+    out = tmp_path_factory.mktemp("grabber") / "data"
+    suite = {"image_size": 32, "cameras": ["wrist"]}
+    tasks = ("tabletop/touch-red-cube", "tabletop/lift-red-cube")
+    return collect(CollectConfig(tasks=tasks, episodes=2, out=out, suite=suite, by="grabber", workers=0))
+
+
+def given(data, out, *overrides):
+    return load(TrainConfig, "train", [*GIVEN[:2], f"data={data}", f"out={out}", *overrides])
+
+
+def test_the_move_of_a_sample_is_the_way_of_the_hand_and_its_goal_comes_later(grabbed):
+    dataset = open_dataset(grabbed)
+    config = config_of("policy.directions=false", "policy.cameras=[wrist]", "policy.stride=3")
+    windows = training_windows(dataset, config, holdout=0)
+    policy = ManipulateBySeeing.create(config, dataset.spec, windows)
+    indices = windows.samples[[0, 7, len(windows) - 1]]
+    batch = policy.training_batch(windows.gather(indices))
+    for index, move in zip(indices, batch["move"], strict=True):
+        stop = min(index + 3, windows.ends[index])
+        way = windows.actions[index:stop, :3].sum(0) / float(policy.model.length)
+        np.testing.assert_allclose(move.numpy(), way, atol=1e-5)
+    assert not batch["moved"][-1]
+    for seed in range(20):
+        later = policy.later(windows, indices, np.random.default_rng(seed))
+        frames = later["goal"].frames[:, 0]
+        assert (frames >= np.minimum(indices + 3, windows.ends[indices] - 1)).all()
+        assert (frames < windows.ends[indices]).all()
+    moves = recorded_moves(config, windows)
+    assert (np.linalg.norm(moves, axis=1) > config.least).all()
+    assert policy.model.candidates.shape == (config.candidates, 3)
+
+
+def test_training_goes_on_exactly_and_the_checkpoint_moves_towards_a_goal(grabbed, tmp_path):
+    steady = "trainer.schedule=constant"
+    run(given(grabbed, tmp_path / "whole", "trainer.steps=6", steady))
+    run(given(grabbed, tmp_path / "parts", "trainer.steps=3", steady))
+    settings = given(grabbed, tmp_path / "parts", "trainer.steps=6", steady)
+    settings.resume = True
+    run(settings)
+    policy, other = load_policy(tmp_path / "whole"), load_policy(tmp_path / "parts")
+    for name, value in policy.model.state_dict().items():
+        torch.testing.assert_close(value, other.model.state_dict()[name], msg=name)
+    episode = open_dataset(grabbed).episode(0)
+    frames = episode.images["wrist"]()
+    seen = Observation({"wrist": frames[0]}, episode.proprio[0], 0)
+    with pytest.raises(UnderstudyError, match="goal"):
+        policy.reset(Task("touch it"))
+    policy.reset(Task("", goal=frames[-1]))
+    chunk = policy.infer(seen).actions
+    way = chunk[:, :3].sum(0)
+    assert chunk.shape == (policy.config.stride, 4)
+    assert set(chunk[:, 3]) <= {0.0, 1.0}
+    assert np.linalg.norm(way) == pytest.approx(float(policy.model.length), rel=1e-4)
+    assert policy.distances(frames, frames[-1])[-1] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_gripper_that_changes_is_waited_for(grabbed, tmp_path):
+    run(given(grabbed, tmp_path / "made", "trainer.steps=1"))
+    policy = load_policy(tmp_path / "made")
+    policy.reset(Task("", goal=np.full((32, 32, 3), 90, np.uint8)))
+    moves = np.ones((1, 3), np.float32)
+    for closed, still in ((False, False), (False, False), (True, True), (True, False), (False, True)):
+        rows = policy._chunks([policy], moves, np.array([closed]))[0]
+        assert (rows[:, :3] == 0).all() == still
+        assert (rows[:, 3] == (0.0 if closed else 1.0)).all()
+
+
+def test_what_it_cannot_learn_from_is_refused(grabbed, tmp_path):
+    with pytest.raises(UnderstudyError, match=r"policy\.least"):
+        run(given(grabbed, tmp_path / "a", "policy.least=5"))
+    with pytest.raises(UnderstudyError, match="learns nothing from videos"):
+        run(given(grabbed, tmp_path / "b", f"videos=[{grabbed}]"))
