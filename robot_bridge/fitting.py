@@ -16,7 +16,6 @@ policy means, or not at all; a ``warn`` may be meant so.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,7 +23,6 @@ from numpy.typing import ArrayLike
 
 from robot_bridge.arms.arm import ArmSpec
 from robot_bridge.targets import LEAD_M
-from vla.errors import UnderstudyError
 from vla.types import ActionSpec, CameraSpec, PolicySpec
 
 Status = Literal["ok", "warn", "fail"]
