@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,8 +11,8 @@ from sim.human import HumanConfig
 from sim.human import run as film_people
 from sim.results import EpisodeResult, summarize
 from sim.rollout import Setting
-from sim.shown import chosen, clip_of, prompts_of, shown
-from sim.suite import TEST_SEEDS
+from sim.shown import chosen, clip_of, left_by_expert, pictured, prompts_of, shown
+from sim.suite import TEST_SEEDS, make_suite
 from vla.errors import UnderstudyError
 
 TASKS = ("tabletop/press-button", "tabletop/open-drawer")
@@ -26,15 +27,20 @@ def films(tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    """What an evaluation reads of a policy that is shown its tasks, before it plays."""
+def write_checkpoint(folder, accepts):
+    """What an evaluation reads of a policy before it plays."""
     from vla.types import ActionSpec, PolicySpec
 
     action = ActionSpec("ee_delta", ("x",), (-1.0,), (1.0,))
-    spec = PolicySpec((), ("x",), action, ("video",), 1, 4, 4, 20.0)
-    (tmp_path / "policy_spec.json").write_text(json.dumps({"policy": "vid2robot", "spec": spec.to_dict()}))
-    return tmp_path
+    spec = PolicySpec((), ("x",), action, (accepts,), 1, 4, 4, 20.0)
+    (folder / "policy_spec.json").write_text(json.dumps({"policy": "any", "spec": spec.to_dict()}))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Of a policy that is shown its tasks."""
+    return write_checkpoint(tmp_path, "video")
 
 
 def test_each_task_has_the_films_of_its_words(films):
@@ -103,3 +109,40 @@ def test_the_report_says_how_much_came_from_the_prompt():
     assert any(remark.startswith("The policy uses its prompt") for remark in report["remarks"])
     report = summarize([*played("policy", 10), *played("blank-prompt", 9)])
     assert any(remark.startswith("It is not shown that the policy uses its prompt") for remark in report["remarks"])
+
+
+def test_a_goal_is_what_is_left_in_the_very_scene_or_one_picture_for_all(tmp_path):
+    suite = make_suite("tabletop", image_size=32, cameras=["front", "wrist"])
+    seed = TEST_SEEDS[1]
+    left = left_by_expert(suite, "front", TASKS[0], seed)
+    assert suite.success
+    np.testing.assert_array_equal(pictured("expert", suite, "front", TASKS[0], seed, "policy"), left)
+    assert not np.array_equal(pictured("expert", suite, "front", TASKS[1], seed, "policy"), left)
+    assert not pictured("expert", suite, "front", TASKS[0], seed, "blank-prompt").any()
+    held = pictured("grabber", suite, "wrist", "tabletop/lift-red-cube", seed, "policy")
+    assert held.shape == (32, 32, 3)
+    cv2.imwrite(str(tmp_path / "goal.png"), left[..., ::-1])
+    np.testing.assert_array_equal(pictured(str(tmp_path / "goal.png"), suite, "front", TASKS[1], 0, "policy"), left)
+
+
+def test_an_evaluation_of_a_policy_that_is_pictured_its_goal(tmp_path):
+    setting = Setting(json.dumps({"image_size": 32}), str(write_checkpoint(tmp_path, "goal")))
+    config = EvalConfig(policy=tmp_path, goal="expert", episodes=3, control_episodes=2)
+    scenes = plan(TASKS, setting, config)
+    assert {scene.goal for scene in scenes if scene.condition in ("policy", "blank-prompt")} == {"expert"}
+    assert {scene.goal for scene in scenes if scene.condition in ("random", "expert")} == {""}
+    counts = {name: sum(one.condition == name for one in scenes) for name in ("policy", "blank-prompt", "random")}
+    assert counts == {"policy": 6, "blank-prompt": 4, "random": 6}
+    misled = [one for one in scenes if one.condition == "wrong-instruction"]
+    assert len(misled) == 4
+    assert all(one.told != one.task for one in misled)
+    cv2.imwrite(str(tmp_path / "goal.png"), np.full((32, 32, 3), 99, np.uint8))
+    one = plan(TASKS, setting, EvalConfig(policy=tmp_path, goal=str(tmp_path / "goal.png"), episodes=3))
+    assert {scene.condition for scene in one} == {"policy", "blank-prompt", "random", "expert"}
+    with pytest.raises(UnderstudyError, match="wants to see its goal"):
+        plan(TASKS, setting, EvalConfig(policy=tmp_path))
+    with pytest.raises(UnderstudyError, match="there is no picture"):
+        plan(TASKS, setting, EvalConfig(policy=tmp_path, goal="nowhere.png"))
+    write_checkpoint(tmp_path, "instruction")
+    with pytest.raises(UnderstudyError, match="looks at no goal"):
+        plan(TASKS, setting, EvalConfig(policy=tmp_path, goal="expert"))
