@@ -66,9 +66,13 @@ class Vid2Robot(OneArm):
         """An untrained policy for a dataset; its prompts are the dataset's own episodes and ``films``."""
         if features is not None or others:
             raise UnderstudyError("vid2robot is trained on one dataset, and on videos=…: give no features and no mix")
-        prompts = Prompts(windows, films, config.pairs, frames=config.prompt_frames, colocated=config.colocated)
+        shown, prompts = config.prompt == "video", None
+        if shown:
+            prompts = Prompts(windows, films, config.pairs, frames=config.prompt_frames, colocated=config.colocated)
         sizes = {name: getattr(config, name) for name in ("image_size", "pred_horizon", "exec_horizon")}
-        spec = specs_of([(dataset, windows)], **sizes, accepts=("video",))[dataset.embodiment]
+        spec = specs_of([(dataset, windows)], **sizes, accepts=("video" if shown else "instruction",))[
+            dataset.embodiment
+        ]
         model = _model(config, spec, make_language(config.language, windows.told))
         normalizers = fit_normalizers([(dataset, windows)], mode=config.normalization)
         return cls(config, spec, dataset.embodiment, normalizers=normalizers, model=model, prompts=prompts)
@@ -123,10 +127,12 @@ class Vid2Robot(OneArm):
 
     def later(self, windows: Windows, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Later | Tensor]:
         """The frames of the state of samples at ``indices`` [B], and for each a prompt [B, F, H, W, 3]."""
+        history = windows.ahead(indices, self.config.stride * np.arange(1 - self.config.state_frames, 1))
+        if self.config.prompt == "words":
+            return {"history": history}
         assert self.prompts is not None, "only a policy that was created, not loaded, has films to be shown"
-        steps = self.config.stride * np.arange(1 - self.config.state_frames, 1)
         prompts = self.prompts.draw(indices, rng, augment=self.config.augment)
-        return {"history": windows.ahead(indices, steps), "prompt": torch.from_numpy(prompts)}
+        return {"history": history, "prompt": torch.from_numpy(prompts)}
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Instructions as the model takes them, for the loss alone."""
@@ -139,6 +145,11 @@ class Vid2Robot(OneArm):
 
     def reset(self, task: Task, *, seed: int = 0) -> None:
         """Begin an episode: look at the task's video, once."""
+        if self.config.prompt == "words":
+            self.begin(seed)
+            with torch.inference_mode(), self.computing():
+                self._shown = self.model.hear(self.tokenize([task.instruction]).to(self.device))
+            return
         if task.video is None:
             raise UnderstudyError(
                 "vid2robot is shown what to do, and there is no video: give prompt=VIDEO (an mp4 of somebody doing it)"

@@ -52,6 +52,9 @@ class Vid2RobotConfig:
     """of the frames of both videos; its ``image_size`` is that of all pictures"""
     cameras: tuple[str, ...] = ()
     """which cameras of the dataset to look through, empty: all; the first one's films are the robot's prompts"""
+    prompt: Literal["video", "words"] = "video"
+    """``words``: the same network, told its task instead, and trained by its actions alone: what a prompt can give at
+    most"""
     prompt_frames: int = 16
     state_frames: int = 8
     stride: int = 8
@@ -60,6 +63,8 @@ class Vid2RobotConfig:
     """whether the state's proprio is a token too; the paper has frames alone"""
     latents: int = 64
     """tokens that a resampler makes of a video"""
+    prompt_latents: int | None = None
+    """of the prompt, where it has not as many as the state; 1 is a single vector, as in BC-Z (Jang et al. 2021)"""
     resampler_depth: int = 2
     prompt_depth: int = 4
     """cross-attentions of the state to the prompt"""
@@ -181,18 +186,22 @@ class Vid2RobotModel(nn.Module):
         self.config, self.cameras, self.words = config, cameras, words
         width, heads = config.encoder.width, config.encoder.heads
         self.encoder = VisionTransformer(config.encoder)
-        self.prompt_time = nn.Parameter(0.02 * torch.randn(config.prompt_frames, 1, width))
         self.state_time = nn.Parameter(0.02 * torch.randn(len(cameras), config.state_frames, 1, width))
-        sizes = {"latents": config.latents, "depth": config.resampler_depth}
-        self.prompt_reader, self.state_reader = (Resampler(width, heads, **sizes) for _ in range(2))
+        depth = config.resampler_depth
+        self.state_reader = Resampler(width, heads, latents=config.latents, depth=depth)
+        if config.prompt == "video":
+            self.prompt_time = nn.Parameter(0.02 * torch.randn(config.prompt_frames, 1, width))
+            self.prompt_reader = Resampler(width, heads, latents=config.prompt_latents or config.latents, depth=depth)
+            self.prompt_reader.apply(init_linear)
+            self.align = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            self.align.apply(init_linear)
+            self.pool = AttentionPool(width)
+            self.video_contrast, self.word_contrast = SigmoidContrast(), SigmoidContrast()
         self.proprio = nn.Linear(proprio_dim, width) if config.proprio and proprio_dim else None
         self.listen = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.prompt_depth))
-        self.align = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        self.pool = AttentionPool(width)
         self.words_in = nn.Linear(words.width, width)
-        self.video_contrast, self.word_contrast = SigmoidContrast(), SigmoidContrast()
         self.head = make_head(config, action_dim=action_dim)
-        for part in (self.prompt_reader, self.state_reader, self.listen, self.align, self.head):
+        for part in (self.state_reader, self.listen, self.head):
             part.apply(init_linear)
         self._told: dict[str, Tensor] = {}
 
@@ -205,8 +214,11 @@ class Vid2RobotModel(nn.Module):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``actions``, ``alignment``, ``contrast`` and ``words``, as far as they weigh anything."""
-        config, prompt, state = self.config, self.watch(batch["prompt"]), self.look(batch)
+        config, state, told = self.config, self.look(batch), self.config.prompt == "words"
+        prompt = self.hear(batch["text"]) if told else self.watch(batch["prompt"])
         losses = {"actions": self.head.loss(self.aware(state, prompt, batch), batch["actions"], batch["mask"])}
+        if told:
+            return losses
         same = batch["task"][:, None] == batch["task"]
         if config.alignment:
             a, b = (functional.normalize(self.align(one.frames).float(), dim=-1) for one in (prompt, state))
@@ -218,7 +230,7 @@ class Vid2RobotModel(nn.Module):
         if config.contrast:
             losses["contrast"] = self.video_contrast(shown, done, same)
         if config.words:
-            told = self.words_in(self.words.sentence(batch["text"]).to(self.words_in.weight.dtype))
+            told = self.hear(batch["text"]).tokens[:, 0]
             losses["words"] = (self.word_contrast(shown, told, same) + self.word_contrast(done, told, same)) / 2
         return losses
 
@@ -230,6 +242,11 @@ class Vid2RobotModel(nn.Module):
         """A prompt [B, F, H, W, 3], which need be seen but once."""
         tokens = self._seen(prompt)
         return Video(self.prompt_reader((tokens + self.prompt_time).flatten(1, 2)), tokens.mean(2))
+
+    def hear(self, text: Tensor) -> Video:
+        """Words [B, L] as one token each, in the place of a prompt."""
+        token = self.words_in(self.words.sentence(text).to(self.words_in.weight.dtype))[:, None]
+        return Video(token, token)
 
     def look(self, batch: Mapping[str, Tensor]) -> Video:
         """The state: the last frames of all cameras."""

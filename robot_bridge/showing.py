@@ -36,6 +36,7 @@ class Shows:
     def of(self, task: Task) -> Task:
         """The task with what shows it; raises `UnderstudyError` for files in which nothing is to be seen."""
         if self.prompt is not None:
-            task = replace(task, video=read_prompt(self.prompt))
-            check_prompt(task.video)
+            video = read_prompt(self.prompt)
+            check_prompt(video)
+            task = replace(task, video=video)
         return task if self.goal is None else replace(task, goal=read_goal(self.goal))

@@ -8,17 +8,13 @@ on the films before, which is not on its clock. Each finished cell is a small js
 """
 
 import json
-import shutil
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from benchmarks import mt10
-from benchmarks.study import RESULTS, kept, markdown, mean_of, play_tasks
+from benchmarks.study import RESULTS, kept, markdown, mean_of, play_tasks, train_for
 
-from policies import train as training
 from policies.execution import ExecutionConfig
 from sim import collect
 from sim.rollout import Setting
@@ -29,8 +25,6 @@ from vla.representation import pretrain
 MANY, FEW = 100, 10
 SHARE = {MANY: 1.0, FEW: 0.25}
 """Of the time, with so many demonstrations."""
-TRIAL = 40
-"""Steps that tell how many fit into the time."""
 FILMS_SHARE = 1 / 3
 """Of the time, for video alone."""
 OURS = ("uva", "uva-policy-alone")
@@ -67,52 +61,26 @@ def autoencoder(work: Path, films: Path) -> Path:
     return out
 
 
-def train_for(seconds: float, out: Path, given: Sequence[str]) -> tuple[Path, float]:
-    """Train for about so long: as many steps as `TRIAL` of them say; the checkpoint, and how long it took."""
-    plan = out.with_suffix(".json")
-    if not plan.is_file():
-        trial = out.with_name(f"{out.name}-trial")
-        shutil.rmtree(trial, ignore_errors=True)
-        _train(trial, given, TRIAL)
-        plan.parent.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps({"steps": max(TRIAL, round(TRIAL * seconds / _spent(trial, skip=2)))}))
-    steps = json.loads(plan.read_text())["steps"]
-    if not (out / f"training_state/step-{steps:08d}").is_dir():
-        _train(out, given, steps)
-    return out, _spent(out)
-
-
-def _train(out: Path, given: Sequence[str], steps: int) -> None:
-    every = ["trainer.log_every=5"] if steps == TRIAL else []
-    settings = load(training.TrainConfig, "train", [*given, *every, f"out={out}", f"trainer.steps={steps}"])
-    settings.resume = (out / "training_state").is_dir()
-    training.run(settings)
-
-
-def _spent(out: Path, *, skip: int = 0) -> float:
-    """Seconds of all steps, by the median step."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return lines[-1]["step"] * BATCH / median(line["samples_per_s"] for line in lines[skip:])
-
-
 def trained(cell: str, *, work: Path, many: Path, seconds: float) -> tuple[Path, list[float]]:
     """The checkpoint of a cell, and the seconds of its stages."""
     (name, demos), out = CELLS[cell], work / cell
     seconds *= SHARE[demos]
     data = recorded(demos, work=work, many=many)
     if name == "cogact":
-        checkpoint, spent = train_for(seconds, out, [*COGACT, f"data={data}"])
+        checkpoint, spent = train_for(seconds, out, [*COGACT, f"data={data}"], batch_size=BATCH)
         return checkpoint, [spent]
     given = [*UVA, f"data={data}", f"policy.vae={autoencoder(work, many)}"]
     if name == "uva-policy-alone":
         given.append("policy.tasks=[policy]")
     if name != "uva-and-films":
-        checkpoint, spent = train_for(seconds, out, given)
+        checkpoint, spent = train_for(seconds, out, given, batch_size=BATCH)
         return checkpoint, [spent]
     given.append(f"videos=[{many}]")
-    first, begun = train_for(FILMS_SHARE * seconds, work / f"{cell}-video", [*given, "policy.tasks=[video]"])
+    first, begun = train_for(
+        FILMS_SHARE * seconds, work / f"{cell}-video", [*given, "policy.tasks=[video]"], batch_size=BATCH
+    )
     given += [f"start_from={first}", "video_share=0.3"]
-    checkpoint, spent = train_for((1 - FILMS_SHARE) * seconds, out, given)
+    checkpoint, spent = train_for((1 - FILMS_SHARE) * seconds, out, given, batch_size=BATCH)
     return checkpoint, [begun, spent]
 
 

@@ -29,6 +29,7 @@ FAMILIES = {
     "uva": ("uva", ["policy=uva", "policy.vae={vae}"]),
     "vid2robot": ("vid2robot", ["policy=vid2robot"]),
     "vid2robot with a diffusion head": ("vid2robot", ["policy=vid2robot", "policy.head=diffusion"]),
+    "vid2robot that is told": ("vid2robot", ["policy=vid2robot", "policy.prompt=words"]),
     "manipulate by seeing": ("manipulate_by_seeing", [*SEEING]),
     "manipulate by seeing, planning ahead": ("manipulate_by_seeing", [*SEEING, "policy.planner=cem"]),
     "manipulate by seeing, cloned": ("manipulate_by_seeing", [*SEEING, "policy.learns=cloning"]),

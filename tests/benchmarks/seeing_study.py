@@ -1,0 +1,201 @@
+"""Manipulate by Seeing with no robot demonstration: its planner beside cloning of the same recordings.
+
+A person with a grabber (`vla collect by=grabber`) reaches, pushes and picks up and puts away; the arm then does the
+same in test scenes, each with a picture of the goal that the grabber leaves there. From scratch, from a representation
+of ours, with that kept as it is, with the paper's own settings, and from poses as structure from motion tells them;
+beside them cloning with the same network, random actions and the scripted expert, who knows where everything is.
+Each finished cell is a small json; run again to go on.
+"""
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.study import Cell, cell_of, kept, markdown, mean_of, train_for
+
+from policies.execution import ExecutionConfig
+from policies.policy import load_policy
+from sim import collect, human
+from sim.pool import default_workers, with_progress
+from sim.rollout import Scene, Setting, play_all
+from sim.suite import TEST_SEEDS
+from vla.bench import Row, parser, write_bench
+from vla.config import CONFIGS, build, load
+from vla.data.lerobot import open_dataset
+from vla.data.windows import load_windows
+from vla.representation import pretrain
+from vla.representation.evaluation.value import spearman
+
+TASKS = ("tabletop/touch-red-cube", "tabletop/push-red-cube-pad", "tabletop/put-red-cube-tray")
+SUITE = {"cameras": ["wrist"], "image_size": 64}
+UNSEEN_SEED = 500_000
+"""First scene of the recordings that nobody learns from."""
+BATCH = 32
+SECONDS = 480.0
+"""Of training, for each cell."""
+OURS = ["policy=manipulate_by_seeing", "preset=cpu", f"trainer.batch_size={BATCH}"]
+SEES, FROZEN = "policy.representation={representation}", "policy.freeze=true"
+CELLS = {
+    "scratch": [],
+    "cloning": ["policy.learns=cloning"],
+    "pretrained": [SEES],
+    "frozen": [SEES, FROZEN],
+    "sfm": ["policy.directions=true"],
+    "paper": ["policy.directions=true", "policy.temperature=1", "policy.pool=mean"],
+}
+PLANNED = {"scratch, cem": "scratch"}
+"""Cells that plan several moves ahead by what another has learned."""
+RESAMPLES = 2000
+
+
+def recorded(work: Path, episodes: int, *, labels: str = "exact", seed: int = 0) -> Path:
+    """Recordings of a person with a grabber."""
+    about = {
+        "tasks": list(TASKS),
+        "episodes": episodes,
+        "suite": SUITE,
+        "by": "grabber",
+        "labels": labels,
+        "seed": seed,
+    }
+    out = work / f"data-{labels}-{seed}"
+    return collect.run(build(collect.CollectConfig, about | {"out": out}))
+
+
+def representation(work: Path) -> Path:
+    """R3M on films of people at the same table, seen from the front."""
+    out = work / "r3m"
+    if not (out / "provenance.json").is_file():
+        films = {"tasks": ["tabletop/*"], "clips": 600, "image_size": 64, "out": work / "films"}
+        data = human.run(build(human.HumanConfig, films))
+        given = ["representation=r3m", "preset=cpu", f"data={data}", f"out={out}", "trainer.steps=600"]
+        given += ["representation.encoder.patch_size=16", "representation.encoder.width=128"]
+        settings = load(pretrain.PretrainConfig, "pretrain", given, config_dir=CONFIGS / "pretrain")
+        settings.resume = (out / "training_state").is_dir()
+        pretrain.run(settings)
+    return out
+
+
+def played(setting: Setting, condition: str, *, episodes: int) -> Cell:
+    """Successes on the test scenes, each with the goal that a grabber leaves there; none is needed without a policy."""
+    goal = "grabber" if setting.checkpoint else ""
+    scenes = [
+        Scene(setting, task, task, condition, seed, goal=goal) for task in TASKS for seed in TEST_SEEDS[:episodes]
+    ]
+    results = with_progress(play_all(scenes, workers=default_workers()), what=condition, total=len(scenes))
+    won = [one.result.success for one in results]
+    return cell_of({task: sum(won[n * episodes : (n + 1) * episodes]) for n, task in enumerate(TASKS)}, episodes)
+
+
+def told(checkpoint: Path, unseen: Path) -> dict[str, Any]:
+    """On recordings that nobody has learned from: the cosine of the chosen and the true move, and of how far it is.
+
+    ``direction``: to the recording's last frame, at every frame with a move; ``random``: of a move drawn instead;
+    ``remaining``: rank correlation of the distance with the way that is left, in each recording.
+    """
+    policy, dataset = load_policy(checkpoint), open_dataset(unseen)
+    windows = load_windows(dataset, pred_horizon=policy.config.stride, image_size=64, cameras=("wrist",))
+    frames, random = windows.frames["wrist"], np.random.default_rng(0)
+    found: dict[str, list[float]] = {"direction": [], "random": [], "remaining": []}
+    for end in np.unique(windows.ends):
+        begin = int(np.searchsorted(windows.ends, end))
+        film, rows = np.asarray(frames[begin:end]), np.arange(begin, end)
+        batch = policy.training_batch(windows.gather(rows))
+        moved, moves = batch["moved"].numpy(), batch["move"].numpy()
+        states, goal = policy.states(film), policy.states(film[-1:])
+        chosen = policy.model.choose(states, goal.expand(len(states), -1), _generator()).numpy()
+        drawn = policy.model.candidates.numpy()[random.integers(len(policy.model.candidates), size=len(rows))]
+        found["direction"].append(float(_cosines(chosen, moves)[moved].mean()))
+        found["random"].append(float(_cosines(drawn, moves)[moved].mean()))
+        left = np.linalg.norm(windows.actions[begin:end, :3], axis=1)[::-1].cumsum()[::-1]
+        if policy.config.learns == "distance":
+            found["remaining"].append(spearman(policy.distances(film, film[-1]), left))
+    return {name: _interval(each, random) for name, each in found.items() if each}
+
+
+def _generator() -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[B, 3] twice → [B]."""
+    return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-9)
+
+
+def _interval(each: list[float], random: np.random.Generator) -> list[float]:
+    """Mean over recordings, and where 95 of 100 resampled means lie."""
+    means = random.choice(each, (RESAMPLES, len(each))).mean(1)
+    return [float(np.mean(each)), *(float(value) for value in np.quantile(means, [0.025, 0.975]))]
+
+
+def ahead(checkpoint: Path) -> Path:
+    """The same policy, which plans several moves."""
+    out = checkpoint.with_name(f"{checkpoint.name}-cem")
+    if not out.is_dir():
+        shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns("training_state"))
+        settings = (out / "config.yaml").read_text()
+        assert settings.count("planner: greedy") == 1
+        (out / "config.yaml").write_text(settings.replace("planner: greedy", "planner: cem"))
+    return out
+
+
+def main(argv: list[str]) -> int:
+    """``vla bench seeing_study``: an hour and a half on two cores."""
+    arguments = parser("seeing_study", __doc__)
+    arguments.add_argument("--cells", nargs="+", default=[*CELLS, *PLANNED], choices=[*CELLS, *PLANNED], metavar="CELL")
+    arguments.add_argument("--seconds", type=float, default=SECONDS, help="of training, for each cell")
+    arguments.add_argument("--recordings", type=int, default=150, help="of each task")
+    arguments.add_argument("--episodes", type=int, default=100, help="test scenes of each task")
+    arguments.add_argument("--work", type=Path, default=Path("outputs/seeing"), help="where all of it goes")
+    given = arguments.parse_args(argv)
+    options, cells = json.dumps(SUITE, sort_keys=True), {}
+    unseen = recorded(given.work, 10, seed=UNSEEN_SEED)
+
+    def counted(name: str, setting: Setting, condition: str, **about: object) -> Cell:
+        return kept(
+            f"seeing-{name}",
+            partial(played, setting, condition, episodes=given.episodes),
+            episodes=given.episodes,
+            **about,
+        )
+
+    for who in ("random", "expert"):
+        cells[who] = counted(who, Setting(options), who)
+    for cell in given.cells:
+        name = PLANNED.get(cell, cell)
+        data = recorded(given.work, given.recordings, labels="sfm" if name == "sfm" else "exact")
+        settings = [one.format(representation=given.work / "r3m") for one in CELLS[name]]
+        if any("representation" in one for one in settings):
+            representation(given.work)
+        checkpoint, spent = train_for(
+            given.seconds, given.work / name, [*OURS, *settings, f"data={data}"], batch_size=BATCH
+        )
+        if cell in PLANNED:
+            checkpoint = ahead(checkpoint)
+        setting = Setting(options, str(checkpoint), ExecutionConfig(ensemble="newest"))
+        about = {"train_s": spent, **told(checkpoint, unseen)}
+        cells[cell] = counted(cell.replace(", ", "-"), setting, "policy", **about)
+        if cell in ("scratch", "pretrained"):
+            cells[f"{cell}, blank goal"] = counted(f"{cell}-blank", setting, "blank-prompt")
+    head = ["", "mean (95 %)", *(task.partition("/")[2] for task in TASKS), "direction", "remaining"]
+    lines = [
+        [who, mean_of(one), *(str(count) for count in one["tasks"].values()), *_told(one)] for who, one in cells.items()
+    ]
+    sys.stdout.write(markdown(head, lines))
+    rows = [Row(name, one["success_rate"], "success") for name, one in cells.items()]
+    notes = ("success on unseen scenes, with no robot demonstration; intervals in the table above",)
+    write_bench("seeing_study", rows, {}, given.json, notes=notes)
+    return 0
+
+
+def _told(cell: Cell) -> list[str]:
+    return [
+        f"{cell[name][0]:.2f} ({cell[name][1]:.2f} – {cell[name][2]:.2f})" if name in cell else ""
+        for name in ("direction", "remaining")
+    ]
