@@ -35,7 +35,7 @@ SUITE = {"cameras": ["wrist"], "image_size": 64}
 UNSEEN_SEED = 500_000
 """First scene of the recordings that nobody learns from."""
 BATCH = 32
-SECONDS = 480.0
+SECONDS = 300.0
 """Of training, for each cell."""
 OURS = ["policy=manipulate_by_seeing", "preset=cpu", f"trainer.batch_size={BATCH}"]
 SEES, FROZEN = "policy.representation={representation}", "policy.freeze=true"
