@@ -21,6 +21,7 @@ from sim.pool import run_jobs
 from sim.results import Condition, EpisodeResult
 from sim.shown import pictured, shown
 from sim.suite import TEST_SEEDS, Suite, shared_suite, suite_module, suite_of
+from vla.data.frames import fit_image
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
 
@@ -128,7 +129,8 @@ def play(scene: Scene) -> Played:
         actions.append(action)
     if scene.film:
         Path(scene.film).parent.mkdir(parents=True, exist_ok=True)
-        write_film(scene.film, np.stack([*frames, suite.film(FILM_SIZE)]), suite.spec.control_hz)
+        film = beside(put, np.stack([*frames, suite.film(FILM_SIZE)]), suite.spec.control_hz)
+        write_film(scene.film, film, suite.spec.control_hz)
     result = EpisodeResult(
         task=scene.task,
         instruction=put.instruction,
@@ -151,6 +153,19 @@ def _put(scene: Scene, suite: Suite) -> Task:
         camera = _policy_of(scene, suite).spec.cameras[0].name
         goal = pictured(scene.goal, suite, camera, scene.told, scene.seed, scene.condition)
     return Task(told, video, goal)
+
+
+def beside(put: Task, film: np.ndarray, hz: float) -> np.ndarray:
+    """A film [T, S, S, 3] at ``hz`` with what showed the task at its left: the video at its own pace, or the goal."""
+    size = film.shape[1]
+    if put.video is not None:
+        now = np.minimum(np.arange(len(film)) * put.video.fps / hz, len(put.video.frames) - 1).astype(int)
+        shown = np.stack([fit_image(frame, size) for frame in put.video.frames])[now]
+    elif put.goal is not None:
+        shown = np.broadcast_to(fit_image(put.goal, size), film.shape)
+    else:
+        return film
+    return np.concatenate([shown, film], axis=2)
 
 
 def _policy_of(scene: Scene, suite: Suite) -> Policy:

@@ -73,7 +73,11 @@ def representation(work: Path) -> Path:
         films = {"tasks": ["tabletop/*"], "clips": 600, "image_size": 64, "out": work / "films"}
         data = human.run(build(human.HumanConfig, films))
         given = ["representation=r3m", "preset=cpu", f"data={data}", f"out={out}", "trainer.steps=600"]
-        given += ["representation.encoder.patch_size=16", "representation.encoder.width=128"]
+        given += [
+            "representation.encoder.patch_size=16",
+            "representation.encoder.width=128",
+            "representation.encoder.heads=4",
+        ]
         settings = load(pretrain.PretrainConfig, "pretrain", given, config_dir=CONFIGS / "pretrain")
         settings.resume = (out / "training_state").is_dir()
         pretrain.run(settings)

@@ -276,6 +276,21 @@ def test_scenes_to_train_on_are_not_those_to_be_judged_on():
         assert len({job.task for job in jobs}) == 4
 
 
+def test_no_pair_and_no_object_is_in_both_splits():
+    """Both films of a pair are of one split, and what is handled in T3 is drawn anew for each film."""
+    found = {}
+    for split in ("train", "test"):
+        given = [f"split={split}", "clips=60", "tasks=[metaworld/push,metaworld/drawer-open]", "embodiment=mixed"]
+        jobs = jobs_of(load(HumanConfig, "human", [*given, "tiers=[T2,T3]"]))
+        pairs = [job.pair for job in jobs]
+        assert all(pairs.count(pair) == 2 for pair in pairs)
+        objects = {tuple(job.rng("instance").uniform(0.1, 0.9, 3)) for job in jobs if job.tier == "T3"}
+        found[split] = set(pairs), objects, {job.scene for job in jobs}
+    for one, other in zip(found["train"], found["test"], strict=True):
+        assert one
+        assert one.isdisjoint(other)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

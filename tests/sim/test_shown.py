@@ -10,10 +10,11 @@ from sim.evaluate import EvalConfig, plan
 from sim.human import HumanConfig
 from sim.human import run as film_people
 from sim.results import EpisodeResult, summarize
-from sim.rollout import Setting
+from sim.rollout import Setting, beside
 from sim.shown import chosen, clip_of, left_by_expert, pictured, prompts_of, shown
 from sim.suite import TEST_SEEDS, make_suite
 from vla.errors import UnderstudyError
+from vla.types import Task, VideoClip
 
 TASKS = ("tabletop/press-button", "tabletop/open-drawer")
 WORDS = {TASKS[0]: "press the button", TASKS[1]: "open the drawer"}
@@ -146,3 +147,15 @@ def test_an_evaluation_of_a_policy_that_is_pictured_its_goal(tmp_path):
     write_checkpoint(tmp_path, "instruction")
     with pytest.raises(UnderstudyError, match="looks at no goal"):
         plan(TASKS, setting, EvalConfig(policy=tmp_path, goal="expert"))
+
+
+def test_a_film_has_what_showed_the_task_at_its_left():
+    film = np.full((30, 40, 40, 3), 7, np.uint8)
+    clip = VideoClip(np.repeat(np.arange(10, dtype=np.uint8), 64 * 64 * 3).reshape(10, 64, 64, 3) * 20, 10.0)
+    shown = beside(Task("", video=clip), film, 20.0)
+    assert shown.shape == (30, 40, 80, 3)
+    assert (shown[:, :, 40:] == 7).all()
+    assert shown[::2, 0, 0, 0].tolist() == [*range(0, 200, 20), *[180] * 5]
+    goal = np.full((20, 20, 3), 99, np.uint8)
+    assert (beside(Task("", goal=goal), film, 20.0)[:, :, :40] == 99).all()
+    assert beside(Task("press the button"), film, 20.0) is film
