@@ -1,4 +1,4 @@
-"""``vla data import | inspect | repair``."""
+"""``vla data import | inspect | repair | motion``."""
 
 import argparse
 import re
@@ -54,6 +54,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("path", metavar="PATH", help="the dataset's folder; what cannot be saved is moved to PATH/torn")
     add.set_defaults(run=_repair)
+    add = _verb(
+        verbs,
+        "motion",
+        "make a dataset of films from a camera in the hand: its motion is the action",
+        "vla data motion recordings/films outputs/filmed --fov 60 --rate 5",
+    )
+    add.add_argument("videos", metavar="VIDEOS", help="a folder of videos, with or without captions; it is only read")
+    add.add_argument("target", metavar="TARGET", help="a new folder, or one where this was interrupted")
+    add.add_argument("--fov", type=float, required=True, metavar="DEGREES", help="that the shorter side sees")
+    add.add_argument("--rate", type=float, default=5.0, metavar="HZ", help="frames a second (default: %(default)s)")
+    add.add_argument("--image-size", type=int, default=96, metavar="N", help="pixels a side (default: %(default)s)")
+    add.set_defaults(run=_motion)
     return parser
 
 
@@ -107,4 +119,17 @@ def _repair(options: argparse.Namespace) -> int:
     console = Console(highlight=False, soft_wrap=True)
     for line in repair(options.path).lines():
         console.print(line, markup=False)
+    return 0
+
+
+def _motion(options: argparse.Namespace) -> int:
+    import sys
+    from pathlib import Path
+
+    from vla.data.egomotion import dataset_of
+
+    about = {"fov": options.fov, "rate": options.rate, "image_size": options.image_size}
+    qualities = dataset_of(Path(options.videos), Path(options.target), **about)
+    mean = f", of whose corners {sum(qualities) / len(qualities):.0%} agree" if qualities else ""
+    sys.stdout.write(f"{len(qualities)} films added{mean}: {options.target}\n")
     return 0
