@@ -84,6 +84,9 @@ class Vid2RobotConfig:
     """weight of videos against words"""
     temperature: float = 0.1
     """of the alignment's soft nearest neighbour"""
+    contrast_bias: float = -10.0
+    """of both contrasts at first: the log odds that two of a batch mean the same. SigLIP's -10 is that of one pair in
+    thousands; of ten tasks it is -2, and so far off the contrasts drown the actions for thousands of steps"""
     language: LanguageConfig = field(default_factory=LanguageConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     colocated: tuple[str, ...] = ()
@@ -151,11 +154,11 @@ class AttentionPool(nn.Module):
 
 
 class SigmoidContrast(nn.Module):
-    """`pairwise_sigmoid` with its scale and bias, from 10 and -10 on (Zhai et al. 2023, §3.2)."""
+    """`pairwise_sigmoid` with its scale, from 10 on, and bias (Zhai et al. 2023, §3.2)."""
 
-    def __init__(self) -> None:
+    def __init__(self, bias: float = -10.0) -> None:
         super().__init__()
-        self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(10.0))), nn.Parameter(torch.tensor(-10.0))
+        self.log_scale, self.bias = nn.Parameter(torch.tensor(math.log(10.0))), nn.Parameter(torch.tensor(bias))
 
     def forward(self, a: Tensor, b: Tensor, same: Tensor) -> Tensor:
         """Both [B, D]; ``same`` [B, B]: which mean the same, whether they were paired or not."""
@@ -196,7 +199,7 @@ class Vid2RobotModel(nn.Module):
             self.align = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
             self.align.apply(init_linear)
             self.pool = AttentionPool(width)
-            self.video_contrast, self.word_contrast = SigmoidContrast(), SigmoidContrast()
+            self.video_contrast, self.word_contrast = (SigmoidContrast(config.contrast_bias) for _ in range(2))
         self.proprio = nn.Linear(proprio_dim, width) if config.proprio and proprio_dim else None
         self.listen = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.prompt_depth))
         self.words_in = nn.Linear(words.width, width)

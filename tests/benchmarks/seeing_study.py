@@ -42,6 +42,7 @@ SEES, FROZEN = "policy.representation={representation}", "policy.freeze=true"
 CELLS = {
     "scratch": [],
     "cloning": ["policy.learns=cloning"],
+    "cloning, directions": ["policy.learns=cloning", "policy.directions=true"],
     "pretrained": [SEES],
     "frozen": [SEES, FROZEN],
     "sfm": ["policy.directions=true"],
@@ -178,7 +179,7 @@ def main(argv: list[str]) -> int:
         if any("representation" in one for one in settings):
             representation(given.work)
         checkpoint, spent = train_for(
-            given.seconds, given.work / name, [*OURS, *settings, f"data={data}"], batch_size=BATCH
+            given.seconds, given.work / name.replace(", ", "-"), [*OURS, *settings, f"data={data}"], batch_size=BATCH
         )
         if cell in PLANNED:
             checkpoint = ahead(checkpoint)

@@ -37,16 +37,23 @@ from vla.prompt import spread
 from vla.representation.evaluation.retrieval import retrieve
 from vla.representation.evaluation.temporal import kendall_tau
 
-BATCH = 32
-SECONDS = 720.0
+BATCH = 64
+SECONDS = 600.0
 """Of training, for each cell."""
 SIZE = [
-    *("policy=vid2robot", "preset=cpu", "policy.encoder.patch_size=16", "policy.prompt_frames=8"),
-    *("policy.state_frames=2", "policy.resampler_depth=1", "policy.prompt_depth=2", "policy.action_depth=2"),
-    *("policy.pred_horizon=16", "policy.exec_horizon=8", f"trainer.batch_size={BATCH}", "trainer.lr=1.0e-3"),
+    *("policy=vid2robot", "preset=cpu", "policy.encoder.patch_size=16", "policy.encoder.width=128"),
+    *("policy.encoder.depth=2", "policy.encoder.heads=4", "policy.prompt_frames=8", "policy.state_frames=3"),
+    *(
+        "policy.stride=16",
+        "policy.resampler_depth=1",
+        "policy.prompt_depth=2",
+        "policy.action_depth=2",
+        "policy.pred_horizon=16",
+    ),
+    *("policy.exec_horizon=8", f"trainer.batch_size={BATCH}", "trainer.lr=1.5e-3"),
     "policy.pairs={robot_robot: 0.5, hindsight: 0.5, colocated: 0}",
 ]
-"""Fewer frames and places than at ``preset=cpu``, so that a cell sees enough samples in its time."""
+"""Fewer frames, places and layers than at ``preset=cpu``, so that a cell sees enough samples in its time."""
 CELLS = {
     "all": [],
     "actions-alone": ["policy.alignment=0", "policy.contrast=0", "policy.words=0"],
@@ -100,7 +107,7 @@ def alike(checkpoint: Path, hands: Path, robots: Path) -> dict[str, float]:
     people, arms = (open_corpus([folder], image_size=policy.config.image_size) for folder in (hands, robots))
     vectors, orders, words = [], [], []
     for corpus in (people, arms):
-        seen = [_watched(policy, corpus[start : start + length]) for start, length in _spans(corpus)]
+        seen = [_watched(policy, corpus[np.arange(start, start + length)]) for start, length in _spans(corpus)]
         vectors.append(np.stack([vector for vector, _ in seen]))
         orders.append([frames for _, frames in seen])
         words.append(list(corpus.captions))
