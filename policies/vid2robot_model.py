@@ -226,8 +226,10 @@ class Vid2RobotModel(nn.Module):
         if config.alignment:
             a, b = (functional.normalize(self.align(one.frames).float(), dim=-1) for one in (prompt, state))
             times = [torch.linspace(0, 1, one.shape[1], device=one.device).expand(one.shape[:2]) for one in (a, b)]
-            how = {"scale": 1 / config.temperature}
-            losses["alignment"] = (cycle_between(a, b, times[0], **how) + cycle_between(b, a, times[1], **how)) / 2
+            cycles = ((a, b, times[0]), (b, a, times[1]), (a, a[partners(batch["task"])], times[0]))
+            losses["alignment"] = torch.stack(
+                [cycle_between(*one, scale=1 / config.temperature) for one in cycles]
+            ).mean()
         if config.contrast or config.words:
             shown, done = self.pool(prompt.tokens), self.pool(state.tokens)
         if config.contrast:
@@ -340,6 +342,17 @@ class DenoisingHead(nn.Module):
 def make_head(config: Vid2RobotConfig, *, action_dim: int) -> BinsHead | DenoisingHead:
     """The head that ``config.head`` names."""
     return (BinsHead if config.head == "bins" else DenoisingHead)(config, action_dim=action_dim)
+
+
+def partners(task: Tensor) -> Tensor:
+    """For each sample [B] the next one of the batch that was told the same, itself where there is no other [B].
+
+    The state's frames are a moment of an episode; the prompts of two samples are both whole, one often a person's and
+    one a robot's, so that these, too, are aligned.
+    """
+    place = torch.arange(len(task), device=task.device)
+    ahead = (place - place[:, None] - 1) % len(task)
+    return torch.where(task[:, None] == task, ahead, len(task)).argmin(1)
 
 
 def _mean(context: TokenGroup) -> TokenGroup:

@@ -42,7 +42,7 @@ SECONDS = 600.0
 """Of training, for each cell."""
 SIZE = [
     *("policy=vid2robot", "preset=cpu", "policy.encoder.patch_size=16", "policy.encoder.width=128"),
-    *("policy.encoder.depth=2", "policy.encoder.heads=4", "policy.prompt_frames=8", "policy.state_frames=3"),
+    *("policy.encoder.depth=2", "policy.encoder.heads=4", "policy.prompt_frames=8", "policy.state_frames=2"),
     *(
         "policy.stride=16",
         "policy.resampler_depth=1",

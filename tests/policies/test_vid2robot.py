@@ -11,7 +11,7 @@ import torch
 from policies.policy import load_policy
 from policies.prompts import Prompts
 from policies.train import TrainConfig, run, training_windows
-from policies.vid2robot_model import PairsConfig, SigmoidContrast, Vid2RobotConfig, Vid2RobotModel
+from policies.vid2robot_model import PairsConfig, SigmoidContrast, Vid2RobotConfig, Vid2RobotModel, partners
 from vla.backbones.backbone import TokenGroup
 from vla.config import build, load
 from vla.data.corpus import open_corpus
@@ -95,6 +95,11 @@ def test_the_likeliest_bin_is_the_action():
     # What comes after the end is no action to be learned.
     other = torch.cat([actions.expand(1, 3, 4), -actions.expand(1, 1, 4)], dim=1)
     assert float(head.loss(context, other, mask)) < 1e-4
+
+
+def test_a_partner_is_the_next_that_was_told_the_same():
+    assert partners(torch.tensor([0, 1, 0, 2, 0, 1])).tolist() == [2, 5, 4, 3, 0, 1]
+    assert partners(torch.tensor([3])).tolist() == [0]
 
 
 def test_alignment_there_and_back_by_hand():
