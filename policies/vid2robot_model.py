@@ -82,8 +82,9 @@ class Vid2RobotConfig:
     """weight of prompt against robot video"""
     words: float = 1.0
     """weight of videos against words"""
-    temperature: float = 0.1
-    """of the alignment's soft nearest neighbour"""
+    temperature: float = 0.01
+    """of the alignment's soft nearest neighbour; at 0.1 (XIRL's, on an encoder that has seen ImageNet) frames that all
+    look alike at first have every other for a neighbour, and nothing is learned"""
     contrast_bias: float = -10.0
     """of both contrasts at first: the log odds that two of a batch mean the same. SigLIP's -10 is that of one pair in
     thousands; of ten tasks it is -2, and so far off the contrasts drown the actions for thousands of steps"""
@@ -196,9 +197,11 @@ class Vid2RobotModel(nn.Module):
             self.prompt_time = nn.Parameter(0.02 * torch.randn(config.prompt_frames, 1, width))
             self.prompt_reader = Resampler(width, heads, latents=config.prompt_latents or config.latents, depth=depth)
             self.prompt_reader.apply(init_linear)
-            self.align = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            self.align = nn.Sequential(
+                nn.LayerNorm(width, eps=1e-6), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            )
             self.align.apply(init_linear)
-            self.pool = AttentionPool(width)
+            self.pool, self.frame_pool = AttentionPool(width), AttentionPool(width)
             self.video_contrast, self.word_contrast = (SigmoidContrast(config.contrast_bias) for _ in range(2))
         self.proprio = nn.Linear(proprio_dim, width) if config.proprio and proprio_dim else None
         self.listen = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.prompt_depth))
@@ -246,7 +249,7 @@ class Vid2RobotModel(nn.Module):
     def watch(self, prompt: Tensor) -> Video:
         """A prompt [B, F, H, W, 3], which need be seen but once."""
         tokens = self._seen(prompt)
-        return Video(self.prompt_reader((tokens + self.prompt_time).flatten(1, 2)), tokens.mean(2))
+        return Video(self.prompt_reader((tokens + self.prompt_time).flatten(1, 2)), self._framed(tokens))
 
     def hear(self, text: Tensor) -> Video:
         """Words [B, L] as one token each, in the place of a prompt."""
@@ -256,7 +259,7 @@ class Vid2RobotModel(nn.Module):
     def look(self, batch: Mapping[str, Tensor]) -> Video:
         """The state: the last frames of all cameras."""
         seen = torch.stack([self._seen(batch[f"history.image.{name}"]) for name in self.cameras], dim=1)
-        return Video(self.state_reader((seen + self.state_time).flatten(1, 3)), seen[:, 0].mean(2))
+        return Video(self.state_reader((seen + self.state_time).flatten(1, 3)), self._framed(seen[:, 0]))
 
     def aware(self, state: Video, prompt: Video, batch: Mapping[str, Tensor]) -> TokenGroup:
         """The state's tokens after they have seen the prompt's."""
@@ -271,6 +274,12 @@ class Vid2RobotModel(nn.Module):
     def sample(self, batch: Mapping[str, Tensor], prompt: Video, noise: Tensor) -> Tensor:
         """Normalised actions [B, N, A]; ``noise`` of that shape decides what a head of noise draws."""
         return self.head.sample(self.aware(self.look(batch), prompt, batch), noise)
+
+    def _framed(self, tokens: Tensor) -> Tensor:
+        """What alignment compares: one vector for each frame, [B, F, patches, D] → [B, F, D]."""
+        if self.config.prompt == "words":
+            return tokens.mean(2)
+        return self.frame_pool(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 
     def _seen(self, frames: Tensor) -> Tensor:
         """[B, F, H, W, 3] uint8 → tokens [B, F, patches, D]."""
