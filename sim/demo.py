@@ -196,11 +196,13 @@ def _foresee(config: ForeseeConfig, data: Path, root: Path) -> dict[str, Path]:
     first = open_dataset(data).spec.cameras[0]
     films = ["representation=vae", f"data={data}", "layout=lerobot_v3"]
     films += [f"representation.encoder.image_size={first.height}", f"out={root / 'autoencoder'}", "max_frames=100"]
+    films += ["representation.least_deviation=1"]  # what is seen least weighs least
     pretraining = load(pretrain.PretrainConfig, "pretrain", films, config_dir=CONFIGS / "pretrain")
     pretraining.trainer |= config.autoencoder
     pretraining.resume = _begun(pretraining.out)
     given = ["policy=uva", f"preset={config.preset}", f"policy.vae={pretrain.run(pretraining)}", f"data={data}"]
     given += [f"policy.image_size={first.height}", f"policy.cameras=[{first.name}]", "policy.tasks=[video]"]
+    given += ["policy.video.temperature=0"]  # the film shows what is expected, not a draw of what may come
     settings = load(training.TrainConfig, "train", [*given, f"out={root / 'train'}", f"holdout={config.holdout}"])
     settings.trainer |= config.trainer
     settings.resume = _begun(settings.out)

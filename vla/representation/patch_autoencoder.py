@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 FIRST_LOG_VARIANCE = -5.0
-LEAST_DEVIATION = 0.05
-"""Of a component, in a patch of -1…1: what varies less is not blown up."""
 
 
 class PatchAutoencoder(ModelMixin, ConfigMixin):
@@ -66,15 +64,18 @@ class PatchAutoencoder(ModelMixin, ConfigMixin):
         nn.init.constant_(self.rest.encoder.conv_out.bias[latent_channels:], FIRST_LOG_VARIANCE)
 
     @torch.no_grad()
-    def fit(self, images: Tensor) -> None:
-        """Set the linear part to the principal components of the patches of ``images`` [B, 3, H, W] in -1…1."""
+    def fit(self, images: Tensor, *, least_deviation: float) -> None:
+        """Set the linear part to the principal components of the patches of ``images`` [B, 3, H, W] in -1…1.
+
+        Those whose standard deviation is ``least_deviation`` or more become 1, the others keep their share.
+        """
         size, channels = self.config.patch_size, self.config.latent_channels
         patches = functional.pixel_unshuffle(images, size).permute(0, 2, 3, 1).flatten(0, 2).double()
         mean = patches.unflatten(1, (3, -1)).mean((0, 2))
         off = patches - mean.repeat_interleave(size**2)
         variance, components = torch.linalg.eigh(off.T @ off / len(off))
         components = components[:, -channels:].flip(1)
-        deviation = variance[-channels:].flip(0).clamp(min=LEAST_DEVIATION**2).sqrt()
+        deviation = variance[-channels:].flip(0).clamp(min=least_deviation**2).sqrt()
         shape = (channels, 3, size, size)
         self.analysis.weight.copy_((components / deviation).T.view(shape))
         self.analysis.bias.copy_(-(mean.repeat_interleave(size**2) @ components) / deviation)

@@ -38,6 +38,9 @@ class VAEConfig:
     """channels of the largest map"""
     channels: int = 128
     """numbers of a latent place"""
+    least_deviation: float = 0.05
+    """of a principal component that is scaled to 1, in a patch of -1…1; finer ones are scaled alike. At 1 or 2 what is
+    seen least weighs least, so that a video model spends itself on what is seen"""
     divergence: float = 1e-5
     """weight of the divergence, for each number"""
 
@@ -57,7 +60,7 @@ class VAE(nn.Module):
     def begin(self, batches: Callable[[int], Mapping[str, Tensor]]) -> None:
         """Look at the first batches, before anything is learned: the linear part follows from them."""
         seen = torch.cat([batches(number)["images"].flatten(0, 1) for number in range(BATCHES_TO_BEGIN)])
-        self.encoder.fit(scaled(seen))
+        self.encoder.fit(scaled(seen), least_deviation=self.config.least_deviation)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The training loss."""
