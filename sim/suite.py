@@ -80,7 +80,11 @@ class Suite(Protocol):
         ...
 
     def observe(self) -> Observation:
-        """Render the cameras and read the proprio of this instant."""
+        """Render the cameras and read the proprio of this instant; its stamp is the simulated time since the reset.
+
+        A world that stands still while somebody thinks has no other clock: by that of the wall, a policy that looks
+        back would see another past on a slower machine.
+        """
         ...
 
     def step(self, action: np.ndarray) -> None:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from json import loads
 from pathlib import Path
-from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -220,9 +219,9 @@ class MetaWorldSuite:
     def observe(self) -> Observation:
         """Render the cameras and read the proprio of this instant."""
         self._current_task()
-        stamp = monotonic_ns()
         images = {camera.name: self._picture(camera.name, camera.height) for camera in self.spec.cameras}
-        return Observation(images=images, proprio=self._state[:4].astype(np.float32), stamp_ns=stamp)
+        stamp_ns = round(1e9 * self._steps / _HZ)
+        return Observation(images=images, proprio=self._state[:4].astype(np.float32), stamp_ns=stamp_ns)
 
     def step(self, action: np.ndarray) -> None:
         """Carry out one action [4], clipped to -1…1: five physics steps of 2.5 ms."""

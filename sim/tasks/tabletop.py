@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic_ns
 from typing import Literal
 
 import mujoco
@@ -176,10 +175,9 @@ class TabletopSuite:
 
     def observe(self) -> Observation:
         """Render the cameras and read the proprio of this instant."""
-        stamp = monotonic_ns()
         images = {name: camera.render(self.data) for name, camera in self._cameras.items()}
         proprio = np.array([*self.grip_position, self.gripper_opening], np.float32)
-        return Observation(images=images, proprio=proprio, stamp_ns=stamp)
+        return Observation(images=images, proprio=proprio, stamp_ns=round(1e9 * self._steps / self.spec.control_hz))
 
     def step(self, action: np.ndarray) -> None:
         """Carry out one action [4]: displacement [m] and gripper opening, clipped to the bounds of the spec."""
