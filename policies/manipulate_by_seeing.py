@@ -7,7 +7,6 @@ It learns from recordings of a hand-held gripper with a camera on it (`vla colle
 whose actions are displacements: of those only the first three entries and the gripper's are learned and moved.
 """
 
-import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -28,14 +27,12 @@ from vla.data.corpus import Corpus
 from vla.data.frames import fit_image
 from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
-from vla.errors import UnderstudyError
+from vla.errors import UnderstudyError, first_line
 from vla.representation.tower import Eyes, Source
 from vla.types import ActionSpec, Observation, PolicySpec, Task
 
 FOLDER = "representation"
 """What a checkpoint holds of the representation besides its weights."""
-
-logger = logging.getLogger(__name__)
 
 
 class ManipulateBySeeing(OneArm):
@@ -55,7 +52,7 @@ class ManipulateBySeeing(OneArm):
         model: SeeingModel,
     ) -> None:
         super().__init__(spec, embodiment, normalizers=normalizers, model=model)
-        self.config, self._camera = config, spec.cameras[0].name
+        self.config, self._camera, self.length = config, spec.cameras[0].name, float(model.length)
         self._entries = translation(spec.action)
 
     @classmethod
@@ -127,7 +124,7 @@ class ManipulateBySeeing(OneArm):
         try:
             self.model.load_state_dict(other.model.state_dict() | kept)
         except RuntimeError as error:
-            raise UnderstudyError(f"{checkpoint} has other sizes: {error}") from error
+            raise UnderstudyError(f"{checkpoint} was trained with other settings: {first_line(error)}") from error
 
     def training_batch(self, batch: Batch) -> dict[str, Tensor]:
         """The picture, the move that follows, whether it is long enough to learn from, the gripper's command."""
@@ -135,7 +132,7 @@ class ManipulateBySeeing(OneArm):
         moves = actions[..., self._entries].sum(1)
         lengths = np.linalg.norm(moves, axis=1)
         moved = batch.mask.all(1) & (lengths > self.config.least)
-        unit = np.maximum(lengths, 1e-9)[:, None] if self.config.directions else float(self.model.length)
+        unit = np.maximum(lengths, 1e-9)[:, None] if self.config.directions else self.length
         made = self.inputs(batch.images, batch.proprio[:, :0])
         made |= {"move": torch.from_numpy((moves / unit).astype(np.float32)), "moved": torch.from_numpy(moved)}
         gripper = self.spec.action.gripper
@@ -179,6 +176,7 @@ class ManipulateBySeeing(OneArm):
 
     def distances(self, pictures: np.ndarray, goal: np.ndarray) -> np.ndarray:
         """How far pictures [B, H, W, 3] are from ``goal`` [H, W, 3]: 0, the same, to 2; one minus the cosine [B]."""
+        assert self.config.learns == "distance", "one that clones has learned no distance"
         return (1 - self.states(pictures) @ self.states(goal[None])[0]).cpu().numpy()
 
     def answer(self, sessions: Sequence["ManipulateBySeeing"], observations: Sequence[Observation]) -> np.ndarray:
@@ -199,8 +197,12 @@ class ManipulateBySeeing(OneArm):
             )
             if self.config.directions:
                 moves = nn.functional.normalize(moves.float(), dim=-1)
-            closed = None if self.model.gripper is None else (self.model.gripper(seen)[:, 0] > 0).cpu().numpy()
-        return self._chunks(sessions, (moves * self.model.length).cpu().numpy(), closed)
+            closed = (
+                None
+                if self.model.gripper is None
+                else (self.model.gripper(seen)[:, 0].sigmoid() > self.config.closes).cpu().numpy()
+            )
+        return self._chunks(sessions, (moves * self.length).cpu().numpy(), closed)
 
     def _chunks(
         self, sessions: Sequence["ManipulateBySeeing"], moves: np.ndarray, closed: np.ndarray | None

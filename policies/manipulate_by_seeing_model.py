@@ -30,6 +30,10 @@ class CEMConfig:
     elites: int = 32
     rounds: int = 4
 
+    def __post_init__(self) -> None:
+        if not 2 <= self.elites <= self.samples or self.moves < 1 or self.rounds < 1:
+            raise ValueError(f"cem wants 2 to samples elites, and at least one move and round, got {self}")
+
 
 @dataclass
 class ManipulateBySeeingConfig:
@@ -63,8 +67,16 @@ class ManipulateBySeeingConfig:
     """moves to choose from, drawn of the recordings once and for all"""
     temperature: float = 1.0
     """of the cross entropy; the paper has none"""
+    closes: float = 0.8
+    """probability from which on the gripper is to be closed; the paper has 0.8"""
     planner: Literal["greedy", "cem"] = "greedy"
     cem: CEMConfig = field(default_factory=CEMConfig)
+
+    def __post_init__(self) -> None:
+        if self.reach is not None and not (self.directions and self.reach > 0):
+            raise ValueError(
+                f"reach={self.reach} is above 0 and for directions=true: other moves have their own length"
+            )
 
     @property
     def image_size(self) -> int:
@@ -120,8 +132,9 @@ class SeeingModel(nn.Module):
     """The network; calling it with a batch gives the loss.
 
     A batch holds ``image.CAMERA`` [B, H, W, 3], ``next.image.CAMERA`` and ``goal.image.CAMERA`` [B, 1, H, W, 3] (all
-    uint8), ``move`` [B, 3], ``moved`` [B] bool: whether it is one to learn from, and ``closed`` [B] float if there is a
-    gripper. ``candidates`` [M, 3]: as ``move``, in units of ``length``, which the model keeps and does not use.
+    uint8), ``move`` [B, 3], ``moved`` [B] and ``next.mask`` [B, 1] bool: whether it is one to learn from, and
+    ``closed`` [B] float if there is a gripper. ``candidates`` [M, 3]: as ``move``, in units of ``length``, which the
+    model keeps and does not use.
     """
 
     def __init__(
@@ -165,7 +178,7 @@ class SeeingModel(nn.Module):
         now = batch[name]
         states = self.state(torch.cat([now, batch[f"next.{name}"][:, 0], batch[f"goal.{name}"][:, 0]]))
         state, after, goal = states.chunk(3)
-        moved, move = batch["moved"].float(), batch["move"]
+        moved, move = (batch["moved"] & batch["next.mask"][:, 0]).float(), batch["move"]
         if self.config.learns == "cloning":
             losses = {"cloning": weighed(self._cloned(state, goal, move), moved)}
         else:
@@ -192,7 +205,7 @@ class SeeingModel(nn.Module):
 
     def scores(self, state: Tensor, goal: Tensor, moves: Tensor) -> Tensor:
         """How near to ``goal`` [B, S] each of ``moves`` [M, 3] leads from ``state`` [B, S]: cosines [B, M]."""
-        return torch.einsum("bms,bs->bm", self.dynamics(state[:, None], moves), goal)
+        return (self.dynamics(state[:, None], moves) * goal[:, None]).sum(-1)  # a product of matrices would be in bf16
 
     @torch.no_grad()
     def choose(self, state: Tensor, goal: Tensor, generator: torch.Generator) -> Tensor:
@@ -213,7 +226,7 @@ class SeeingModel(nn.Module):
             ends = state.expand(cem.samples, -1)
             for move in plans.unbind(1):
                 ends = self.dynamics(ends, move)
-            best = plans[(ends @ goal).topk(cem.elites).indices]
+            best = plans[(ends * goal).sum(-1).topk(cem.elites).indices]
             mean, deviation = best.mean(0), best.std(0)
         return known[torch.cdist(mean[:1], known).argmin(-1)][0]
 

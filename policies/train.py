@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PRETRAINED = ("backbone.tower.representation.", "backbone.vlm.")
+PRETRAINED = (
+    *("backbone.tower.representation.", "backbone.vlm."),
+    *("phi.eyes.representation.", "gripper.eyes.representation."),
+)
 """Of the parameters, those that were trained before."""
 EXAMPLE = "vla train policy=cogact preset=cpu data=outputs/collect out=outputs/train"
 

@@ -4,8 +4,8 @@ Task.video ─► the prompt's tokens, once an episode ─┐
 last frames of the cameras, proprio ────────────────┴─► `Vid2RobotModel` ─► a chunk of actions
 """
 
-import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,6 @@ from vla.errors import UnderstudyError, first_line
 from vla.prompt import spread
 from vla.representation.language import TOKENIZER, Captions, make_language, saved_language
 from vla.types import Observation, PolicySpec, Task
-
-logger = logging.getLogger(__name__)
 
 
 class Vid2Robot(OneArm):
@@ -67,6 +65,8 @@ class Vid2Robot(OneArm):
         if features is not None or others:
             raise UnderstudyError("vid2robot is trained on one dataset, and on videos=…: give no features and no mix")
         shown, prompts = config.prompt == "video", None
+        if films is not None and not shown:
+            raise UnderstudyError("policy.prompt=words looks at no videos: leave videos out")
         if shown:
             prompts = Prompts(windows, films, config.pairs, frames=config.prompt_frames, colocated=config.colocated)
         sizes = {name: getattr(config, name) for name in ("image_size", "pred_horizon", "exec_horizon")}
@@ -111,8 +111,9 @@ class Vid2Robot(OneArm):
             strange = self.model.load_state_dict(weights, strict=False)
         except RuntimeError as error:
             raise UnderstudyError(f"{checkpoint} has other sizes: {first_line(error)}") from error
-        assert not strange.unexpected_keys
-        assert all(name.startswith("head.") for name in strange.missing_keys)
+        odd = [*strange.unexpected_keys, *(name for name in strange.missing_keys if not name.startswith("head."))]
+        if odd:
+            raise UnderstudyError(f"{checkpoint} was trained with other settings: they differ in {', '.join(odd[:4])}")
 
     def training_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Words, which of them are the same, normalised actions and the mask of real rows; the rest comes `later`."""
@@ -127,7 +128,9 @@ class Vid2Robot(OneArm):
 
     def later(self, windows: Windows, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Later | Tensor]:
         """The frames of the state of samples at ``indices`` [B], and for each a prompt [B, F, H, W, 3]."""
-        history = windows.ahead(indices, self.config.stride * np.arange(1 - self.config.state_frames, 1))
+        steps = self.config.stride * np.arange(1 - self.config.state_frames, 1)
+        history, begins = windows.ahead(indices, steps), np.searchsorted(windows.ends, windows.ends[indices])
+        history = replace(history, mask=indices[:, None] + steps >= begins[:, None])
         if self.config.prompt == "words":
             return {"history": history}
         assert self.prompts is not None, "only a policy that was created, not loaded, has films to be shown"

@@ -178,9 +178,9 @@ class Video:
 class Vid2RobotModel(nn.Module):
     """The network; calling it with a batch gives the loss.
 
-    A batch holds ``prompt`` [B, F, H, W, 3], ``history.image.CAMERA`` [B, S, H, W, 3] (both uint8),
-    ``history.proprio`` [B, S, P], ``actions`` [B, N, A] in -1…1, ``mask`` [B, N], ``text`` [B, L] and ``task`` [B]:
-    equal for samples that were told the same.
+    A batch holds ``prompt`` [B, F, H, W, 3], ``history.image.CAMERA`` [B, S, H, W, 3] (both uint8), ``history.proprio``
+    [B, S, P], ``history.mask`` [B, S], false before an episode's begin, ``actions`` [B, N, A] in -1…1, ``mask`` [B, N],
+    ``text`` [B, L] and ``task`` [B]: equal for samples that were told the same.
     """
 
     def __init__(
@@ -193,19 +193,29 @@ class Vid2RobotModel(nn.Module):
         self.state_time = nn.Parameter(0.02 * torch.randn(len(cameras), config.state_frames, 1, width))
         depth = config.resampler_depth
         self.state_reader = Resampler(width, heads, latents=config.latents, depth=depth)
-        if config.prompt == "video":
+        shown = config.prompt == "video"
+        if shown:
             self.prompt_time = nn.Parameter(0.02 * torch.randn(config.prompt_frames, 1, width))
             self.prompt_reader = Resampler(width, heads, latents=config.prompt_latents or config.latents, depth=depth)
             self.prompt_reader.apply(init_linear)
+        if shown and config.alignment:
             self.align = nn.Sequential(
                 nn.LayerNorm(width, eps=1e-6), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
             )
             self.align.apply(init_linear)
-            self.pool, self.frame_pool = AttentionPool(width), AttentionPool(width)
-            self.video_contrast, self.word_contrast = (SigmoidContrast(config.contrast_bias) for _ in range(2))
+            self.frame_pool = AttentionPool(width)
+        if shown and (config.contrast or config.words):
+            self.pool = AttentionPool(width)
+        if shown and config.contrast:
+            self.video_contrast = SigmoidContrast(config.contrast_bias)
+        if shown and config.words:
+            self.word_contrast = SigmoidContrast(config.contrast_bias)
         self.proprio = nn.Linear(proprio_dim, width) if config.proprio and proprio_dim else None
         self.listen = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.prompt_depth))
-        self.words_in = nn.Linear(words.width, width)
+        if not shown or config.words:
+            self.words_in = nn.Linear(words.width, width)
+        else:
+            words.requires_grad_(False)
         self.head = make_head(config, action_dim=action_dim)
         for part in (self.state_reader, self.listen, self.head):
             part.apply(init_linear)
@@ -229,7 +239,10 @@ class Vid2RobotModel(nn.Module):
         if config.alignment:
             a, b = (functional.normalize(self.align(one.frames).float(), dim=-1) for one in (prompt, state))
             times = [torch.linspace(0, 1, one.shape[1], device=one.device).expand(one.shape[:2]) for one in (a, b)]
-            cycles = ((a, b, times[0]), (b, a, times[1]), (a, a[partners(batch["task"])], times[0]))
+            whole = batch["history.mask"].all(1)  # before an episode's begin there are no frames to align
+            cycles = [(a, a[partners(batch["task"])], times[0])]
+            if whole.any():
+                cycles += [(a[whole], b[whole], times[0][whole]), (b[whole], a[whole], times[1][whole])]
             losses["alignment"] = torch.stack(
                 [cycle_between(*one, scale=1 / config.temperature) for one in cycles]
             ).mean()
@@ -277,7 +290,7 @@ class Vid2RobotModel(nn.Module):
 
     def _framed(self, tokens: Tensor) -> Tensor:
         """What alignment compares: one vector for each frame, [B, F, patches, D] → [B, F, D]."""
-        if self.config.prompt == "words":
+        if not hasattr(self, "frame_pool"):
             return tokens.mean(2)
         return self.frame_pool(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 

@@ -200,13 +200,19 @@ def _next_attempts(
         missing = max(0, config.episodes - len(seeds))
         if missing and len(failed[task]) > MAX_FAILURES * config.episodes + 5:
             raise UnderstudyError(
-                f"the expert of {task} failed in {len(failed[task])} of {len(failed[task]) + len(seeds)} scenes "
-                f"with noise={config.noise}; lower the noise"
+                f"{'the expert of ' if config.by == 'robot' else 'a person at '}{task} failed in "
+                f"{len(failed[task])} of {len(failed[task]) + len(seeds)} scenes"
+                + (f" with noise={config.noise}; lower the noise" if config.by == "robot" else "")
             )
         fresh = (seed for seed in TRAIN_SEEDS[config.seed :] if seed not in seeds and seed not in failed[task])
         how = (config.noise, config.tail, options, config.by, config.labels)
         columns.append([Attempt(task, seed, *how) for seed in islice(fresh, missing)])
     return [attempt for row in zip_longest(*columns) for attempt in row if attempt is not None]
+
+
+def named(labels: str) -> str:
+    """The embodiment of a grabber's recordings, which differ in how its motion is known."""
+    return "grabber" if labels == "exact" else f"grabber {labels}"
 
 
 def _dataset_spec(task: str, config: CollectConfig) -> DatasetSpec:
@@ -216,7 +222,7 @@ def _dataset_spec(task: str, config: CollectConfig) -> DatasetSpec:
         cameras=spec.cameras,
         proprio_names=spec.proprio_names,
         action=spec.action,
-        embodiment=spec.embodiment if config.by == "robot" else config.by,
+        embodiment=spec.embodiment if config.by == "robot" else named(config.labels),
         fingerprint=spec.fingerprint,
         storage=config.storage,
     )

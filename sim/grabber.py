@@ -17,10 +17,11 @@ import mujoco
 import numpy as np
 
 from sim.cameras import RayCamera
+from sim.collect import Attempt, named
 from sim.experts import HELD_OPENING
 from sim.human_hand import KEYPOINTS, Grip, add_shape, weigh
 from sim.human_plans import Planner
-from sim.human_scene import build_scene, draw_look, things_in
+from sim.human_scene import Look, build_scene, things_in
 from sim.human_strokes import FPS, Moment, draw_person
 from sim.human_tabletop import SCENE_STREAM
 from sim.human_world import Referee, World, base_model
@@ -31,7 +32,6 @@ from vla.errors import UnderstudyError
 from vla.types import EXPERT_SOURCE, Episode, Task
 
 if TYPE_CHECKING:
-    from sim.collect import Attempt
     from sim.suite import Suite
 
 Labels = Literal["exact", "sfm"]
@@ -42,8 +42,9 @@ LEAD = 3
 """Steps by which a command to the gripper comes before it has closed."""
 TAIL, TRIES = 4, 20
 """Of those who leave a goal: frames after their success, attempts."""
-SCALES, NOISE, LOST = (0.5, 2.0), 0.003, 0.1
-"""Of poses from structure from motion: size of the world in a film, noise [m], share of the frames that get no pose."""
+SCALES, NOISE, LOST = (1.5, 6.0), 0.003, 0.1
+"""Of poses from structure from motion: how much too large the world is in a film, noise [m], share of the frames that
+get no pose."""
 
 
 @dataclass
@@ -110,7 +111,7 @@ def opening(grip: Grip) -> float:
     return float(min(1.0, grip.gap * (1 - grip.pointing) * (1 - grip.flat) / (2 * FINGER_TRAVEL)))
 
 
-def demonstrate(attempt: "Attempt") -> Episode | None:
+def demonstrate(attempt: Attempt) -> Episode | None:
     """One demonstration up to its success and ``tail`` frames more: a pure function of the attempt."""
     suite = shared_suite("tabletop", attempt.options)
     if [camera.name for camera in suite.spec.cameras] != [CAMERA]:
@@ -121,7 +122,7 @@ def demonstrate(attempt: "Attempt") -> Episode | None:
     take = acted(attempt.task, attempt.seed, rng, tail=attempt.tail, distractors=not hidden, hz=suite.spec.control_hz)
     if take is None:
         return None
-    frames = filmed(take, attempt.seed, size=suite.spec.cameras[0].height, randomize=suite.randomize)
+    frames = filmed(take, suite, size=suite.spec.cameras[0].height)
     kept, points = np.arange(len(frames)), take.points
     if attempt.labels == "sfm":
         kept, points = as_from_motion(points, rng)
@@ -134,7 +135,7 @@ def demonstrate(attempt: "Attempt") -> Episode | None:
         actions=np.column_stack([moves, 1.0 - closed]).astype(np.float32),
         task=Task(suite.instruction),
         fps=suite.spec.control_hz,
-        embodiment=EMBODIMENT,
+        embodiment=named(attempt.labels),
         success=True,
         source=EXPERT_SOURCE + attempt.task,
         stamps_ns=np.round(kept * 1e9 / suite.spec.control_hz).astype(np.int64),
@@ -148,12 +149,13 @@ def left_by_grabber(suite: "Suite", camera: str, task: str, seed: int) -> np.nda
     if not isinstance(suite, TabletopSuite) or camera != CAMERA or size is None:
         raise UnderstudyError(f"goal=grabber is for tabletop tasks and policies that see through {CAMERA}")
     hidden = "distractors" not in suite.randomize
+    suite.reset(task, seed)
     for attempt in range(TRIES):
         rng = np.random.default_rng([0x6AC, crc32(task.encode()), seed, attempt])
         take = acted(task, seed, rng, tail=TAIL, distractors=not hidden, hz=suite.spec.control_hz)
         if take is not None:
             last = Take(take.states[-1:], take.points[-1:], take.openings[-1:])
-            return filmed(last, seed, size=size, randomize=suite.randomize)[0]
+            return filmed(last, suite, size=size)[0]
     raise UnderstudyError(f"nobody can do {task} in scene {seed} with a grabber")
 
 
@@ -188,11 +190,14 @@ def _at_rate(states: np.ndarray, moments: list[Moment], hz: float) -> Take:
     return Take(between[:, :-4], between[:, -4:-1], between[:, -1])
 
 
-def filmed(take: Take, seed: int, *, size: int, randomize: tuple[str, ...]) -> np.ndarray:
-    """What the tool's camera sees, [T, size, size, 3]."""
-    look = draw_look(seed, "front", randomize=randomize, head=np.zeros(3), loose=False)
-    tool = Gripper()
-    model = build_scene(look, "front", shapes={}, tool=tool, ball=False)
+def filmed(take: Take, suite: TabletopSuite, *, size: int) -> np.ndarray:
+    """What the tool's camera sees, [T, size, size, 3], with colours, lights and camera as ``suite`` has them now."""
+    own, front = suite.model, suite.model.camera("front").id
+    lights, stand = (own.light_pos, own.light_diffuse), (own.cam_pos[front], own.cam_quat[front], own.cam_fovy[front])
+    tool, shows = Gripper(), "distractors" in suite.randomize
+    model = build_scene(Look(own.geom_rgba, *lights, *stand, shows), "front", shapes={}, tool=tool, ball=False)
+    here, wrist = model.camera(EMBODIMENT).id, own.camera(CAMERA).id
+    model.cam_pos[here], model.cam_quat[here] = own.cam_pos[wrist] - own.site("grip").pos, own.cam_quat[wrist]
     data, camera, frames = mujoco.MjData(model), RayCamera(model, EMBODIMENT, height=size, width=size), []
     for state, point, opened in zip(take.states, take.points, take.openings, strict=True):
         data.qpos[: len(state)] = state

@@ -13,10 +13,10 @@ import numpy as np
 
 from policies.policy import load_policy
 from vla.config import help_text, load, wants_help
-from vla.data.human_clips import Clip, VideoSpan, film_at
+from vla.data.frames import fit_image
 from vla.data.video import encode_mp4
 from vla.errors import UnderstudyError
-from vla.prompt import read_goal
+from vla.prompt import read_goal, read_video
 from vla.representation.evaluation.value import monotone_fraction, spearman
 
 EXAMPLE = "vla progress policy=outputs/train video=recordings/films/clips/000000.mp4"
@@ -53,10 +53,11 @@ def main(argv: list[str]) -> int:
 def progress(config: ProgressConfig) -> dict:
     """The distances [T] and what they amount to, which are written with a plot and a film into ``config.out``."""
     policy = load_policy(config.policy)
-    if not hasattr(policy, "distances"):
+    if getattr(policy.config, "learns", "") != "distance":
         raise UnderstudyError(f"{config.policy} has no distance; train one with vla train policy=manipulate_by_seeing")
-    hz = policy.spec.control_hz
-    frames = film_at(Clip(config.video.stem, "", VideoSpan(config.video)), size=policy.config.image_size, rate_hz=hz)
+    size = policy.config.image_size
+    frames, seconds = read_video(config.video, policy.spec.control_hz, lambda picture: fit_image(picture, size))
+    hz = len(frames) / seconds
     goal = read_goal(config.goal or config.video)
     distance = np.concatenate(
         [policy.distances(frames[start : start + AT_ONCE], goal) for start in range(0, len(frames), AT_ONCE)]

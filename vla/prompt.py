@@ -1,5 +1,6 @@
 """A video or a picture as a prompt: how it is read, which frames are looked at, whether anything is to be seen."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -22,23 +23,31 @@ def read_prompt(path: Path) -> VideoClip:
 
     Raises `UnderstudyError` for one that is missing, damaged or has no frame.
     """
+    frames, seconds = read_video(path, FPS, _square)
+    kept = frames[spread(len(frames), min(len(frames), MOST))]
+    return VideoClip(kept, len(kept) / seconds)
+
+
+def read_video(path: Path, hz: float, fit: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, float]:
+    """The pictures of the video at ``path`` after ``fit``, [T, …], ``hz`` a second or its own rate, and its seconds.
+
+    Raises `UnderstudyError` for one that is missing, damaged or has no frame.
+    """
     if not path.is_file():
         raise UnderstudyError(f"there is no video {path}")
     video = cv2.VideoCapture(str(path))
-    own = video.get(cv2.CAP_PROP_FPS) or FPS
+    own = video.get(cv2.CAP_PROP_FPS) or hz
     frames, due, number = [], 0.0, 0
     while video.grab():
         if number >= due - 1e-6:
             _, picture = video.retrieve()
-            frames.append(_square(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)))
-            due += max(own / FPS, 1.0)
+            frames.append(fit(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)))
+            due += max(own / hz, 1.0)
         number += 1
     video.release()
     if not frames:
         raise UnderstudyError(f"{path} cannot be read as a video; give an mp4, webm, mkv, avi or mov")
-    seconds = number / own
-    kept = np.stack(frames)[spread(len(frames), min(len(frames), MOST))]
-    return VideoClip(kept, len(kept) / seconds)
+    return np.stack(frames), number / own
 
 
 def read_goal(path: Path) -> np.ndarray:

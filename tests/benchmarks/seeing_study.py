@@ -45,7 +45,8 @@ CELLS = {
     "cloning, directions": ["policy.learns=cloning", "policy.directions=true"],
     "pretrained": [SEES],
     "frozen": [SEES, FROZEN],
-    "sfm": ["policy.directions=true"],
+    "directions": ["policy.directions=true", "policy.reach=0.05"],
+    "sfm": ["policy.directions=true", "policy.reach=0.05"],
     "paper": ["policy.directions=true", "policy.temperature=1", "policy.pool=mean"],
 }
 PLANNED = {"scratch, cem": "scratch"}
@@ -112,8 +113,8 @@ def told(checkpoint: Path, unseen: Path) -> dict[str, Any]:
         batch = policy.training_batch(windows.gather(rows))
         moved, moves = batch["moved"].numpy(), batch["move"].numpy()
         states, goal = policy.states(film), policy.states(film[-1:])
-        chosen = policy.model.choose(states, goal.expand(len(states), -1), _generator()).numpy()
-        drawn = policy.model.candidates.numpy()[random.integers(len(policy.model.candidates), size=len(rows))]
+        chosen = policy.model.choose(states, goal.expand(len(states), -1), _generator()).cpu().numpy()
+        drawn = policy.model.candidates.cpu().numpy()[random.integers(len(policy.model.candidates), size=len(rows))]
         found["direction"].append(float(_cosines(chosen, moves)[moved].mean()))
         found["random"].append(float(_cosines(drawn, moves)[moved].mean()))
         left = np.linalg.norm(windows.actions[begin:end, :3], axis=1)[::-1].cumsum()[::-1]

@@ -73,11 +73,13 @@ def batch(name: str, model: nn.Module) -> dict[str, Tensor]:
     if name == "manipulate_by_seeing":
         seen = {f"{when}image.{CAMERA}": pictures(*lead) for when, lead in (("", ()), ("next.", (1,)), ("goal.", (1,)))}
         moves = {"move": unit(torch.randn(count, 3)), "moved": torch.ones(count, dtype=torch.bool)}
+        moves["next.mask"] = torch.ones(count, 1, dtype=torch.bool)
         return {**seen, **moves, "closed": torch.zeros(count)}
     return {
         "prompt": pictures(config.prompt_frames),
         f"history.image.{CAMERA}": pictures(config.state_frames),
         "history.proprio": torch.randn(count, config.state_frames, PROPRIO),
+        "history.mask": torch.ones(count, config.state_frames, dtype=torch.bool),
         "actions": torch.rand(count, config.pred_horizon, ACTIONS) * 2 - 1,
         "mask": torch.ones(count, config.pred_horizon, dtype=torch.bool),
         "text": model.words.tokenize(["lift the red cube"] * count),

@@ -125,9 +125,13 @@ def _spans(corpus: object) -> list[tuple[int, int]]:
 def _watched(policy: object, film: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A film as one vector [D], and its frames [F, D] as they are aligned."""
     model = policy.model
-    frames = torch.from_numpy(np.ascontiguousarray(film[spread(len(film), policy.config.prompt_frames)]))[None]
+    frames = torch.from_numpy(np.ascontiguousarray(film[spread(len(film), policy.config.prompt_frames)]))[None].to(
+        policy.device
+    )
     video = model.watch(frames)
-    return model.pool(video.tokens)[0].numpy(), functional.normalize(model.align(video.frames), dim=-1)[0].numpy()
+    whole = model.pool(video.tokens) if hasattr(model, "pool") else video.tokens.mean(1)
+    each = functional.normalize(model.align(video.frames), dim=-1) if hasattr(model, "align") else video.frames
+    return whole[0].cpu().numpy(), each[0].cpu().numpy()
 
 
 def main(argv: list[str]) -> int:

@@ -65,6 +65,8 @@ def test_films_become_a_dataset_that_goes_on_and_is_learned_from(tmp_path, capsy
     for name in ("first", "second"):
         (films / f"{name}.mp4").write_bytes(encode_mp4(frames, 5.0))
         (films / f"{name}.txt").write_text("go there")
+    (films / "torn.mp4").write_bytes(b"no film")
+    (films / "torn.txt").write_text("go there")
     command = ["data", "motion", str(films), str(tmp_path / "out"), "--fov", "60", "--image-size", "32"]
     assert run(command) == 0
     assert "2 films added" in capsys.readouterr().out
@@ -78,7 +80,7 @@ def test_films_become_a_dataset_that_goes_on_and_is_learned_from(tmp_path, capsy
     assert not episode.actions[-1].any()
     assert (episode.extras["quality"][:-1] > 0.2).all()
     train = ["train", "policy=manipulate_by_seeing", "preset=tiny", f"data={tmp_path / 'out'}", "trainer.steps=2"]
-    assert run([*train, "policy.stride=2", f"out={tmp_path / 'policy'}"]) == 0
+    assert run([*train, "policy.stride=2", "policy.directions=true", f"out={tmp_path / 'policy'}"]) == 0
     spec = json.loads((tmp_path / "policy/policy_spec.json").read_text())["spec"]
     assert spec["action"]["gripper"] is None
 

@@ -49,6 +49,7 @@ def batch_of(model, count=6):
         "goal.image.side": pictures(count, 1),
         "move": nn.functional.normalize(torch.randn(count, 3, generator=random), dim=-1),
         "moved": torch.ones(count, dtype=torch.bool),
+        "next.mask": torch.ones(count, 1, dtype=torch.bool),
         "closed": torch.arange(count).remainder(2).float(),
     }
 
@@ -70,17 +71,28 @@ def test_many_moves_from_one_state_are_as_each_by_itself():
         torch.testing.assert_close(together[:, number], dynamics(states, move.expand(4, 3)))
 
 
-def test_a_model_that_tells_no_moves_apart_pays_log_m_and_the_floor_is_the_papers():
-    """Equal scores: log M. Without a temperature no score is better than 1 to -1: log(1 + (M - 1) e^-2)."""
+def test_a_model_that_tells_no_moves_apart_pays_log_m():
     model = network()
     nn.init.zeros_(model.dynamics.of_move.weight)
     losses = model.losses(batch_of(model))
     assert losses["spatial"].item() == pytest.approx(math.log(12), abs=1e-4)
-    best = torch.full((1, 1000), -1.0)
-    best[0, 0] = 1.0
-    floor = nn.functional.cross_entropy(best, torch.tensor([0])).item()
-    assert floor == pytest.approx(math.log(1 + 999 * math.exp(-2)), abs=1e-3)
-    assert floor == pytest.approx(4.9, abs=0.02)
+
+
+def test_without_a_temperature_the_loss_has_the_papers_floor():
+    """The right move leads to the goal, all others to its opposite: log(1 + (M - 1) e^-2), 4.9 of 1000."""
+    model = network(count=1000)
+    batch = batch_of(model, count=1)
+    goal = model.state(batch["goal.image.side"][:, 0])
+    right = torch.cdist(batch["move"], model.candidates).argmin(1)
+
+    class Knows(nn.Module):
+        def forward(self, state, move):
+            sign = torch.full((len(model.candidates), 1), -1.0)
+            sign[right] = 1
+            return sign * goal if move.shape[0] == len(model.candidates) else goal.expand_as(state)
+
+    model.dynamics = Knows()
+    assert model.losses(batch)["spatial"].item() == pytest.approx(math.log(1 + 999 * math.exp(-2)), abs=1e-3)
 
 
 def test_the_dynamics_loss_is_the_mean_square_of_what_was_missed():
@@ -99,7 +111,7 @@ def test_short_moves_are_not_learned_from_but_the_gripper_is():
     batch["move"] = torch.where(batch["moved"][:, None], batch["move"], torch.randn(6, 3))
     after = model.losses(batch)
     torch.testing.assert_close(before, after)
-    batch["moved"] = torch.zeros(6, dtype=torch.bool)
+    batch["next.mask"] = torch.zeros(6, 1, dtype=torch.bool)
     nothing = model.losses(batch)
     assert nothing["spatial"] == nothing["dynamics"] == 0
     assert nothing["gripper"] > 0
@@ -233,6 +245,10 @@ def test_a_gripper_that_changes_is_waited_for(grabbed, tmp_path):
 
 
 def test_what_it_cannot_learn_from_is_refused(grabbed, tmp_path):
+    with pytest.raises(UnderstudyError, match="directions"):
+        run(given(grabbed, tmp_path / "c", "policy.reach=0.02", "policy.directions=false"))
+    with pytest.raises(UnderstudyError, match="elites"):
+        run(given(grabbed, tmp_path / "d", "policy.cem.elites=1"))
     with pytest.raises(UnderstudyError, match=r"policy\.least"):
         run(given(grabbed, tmp_path / "a", "policy.least=5"))
     with pytest.raises(UnderstudyError, match="learns nothing from videos"):

@@ -46,6 +46,7 @@ def batch_of(model, count=4, seed=0):
         "prompt": frames(config.prompt_frames),
         **{f"history.image.{name}": frames(config.state_frames) for name in model.cameras},
         "history.proprio": torch.randn(count, config.state_frames, 3, generator=random),
+        "history.mask": torch.ones(count, config.state_frames, dtype=torch.bool),
         "actions": torch.rand(count, config.pred_horizon, 4, generator=random) * 2 - 1,
         "mask": torch.ones(count, config.pred_horizon, dtype=torch.bool),
         "text": model.words.tokenize(told),
@@ -95,6 +96,27 @@ def test_the_likeliest_bin_is_the_action():
     # What comes after the end is no action to be learned.
     other = torch.cat([actions.expand(1, 3, 4), -actions.expand(1, 1, 4)], dim=1)
     assert float(head.loss(context, other, mask)) < 1e-4
+
+
+def test_frames_before_the_begin_are_not_aligned():
+    model = network("policy.contrast=0", "policy.words=0")
+    batch = batch_of(model)
+    batch["history.mask"][:2, 0] = False
+    before = model.losses(batch)["alignment"]
+    batch["history.image.side"][:2, 0] = 0
+    batch["history.image.side"][:2, 1] = 255
+    torch.testing.assert_close(model.losses(batch)["alignment"], before)
+    batch["history.image.side"][2, 0] = 0
+    assert model.losses(batch)["alignment"] != before
+
+
+def test_what_has_no_weight_is_not_built():
+    alone = network("policy.alignment=0", "policy.contrast=0", "policy.words=0")
+    alone(batch_of(alone)).backward()
+    assert not [n for n, weight in alone.named_parameters() if weight.requires_grad and weight.grad is None]
+    told = network("policy.prompt=words")
+    told(batch_of(told)).backward()
+    assert not [n for n, weight in told.named_parameters() if weight.requires_grad and weight.grad is None]
 
 
 def test_a_partner_is_the_next_that_was_told_the_same():

@@ -92,6 +92,21 @@ def test_the_goal_that_it_leaves_is_of_the_very_scene(suite):
         left_by_grabber(suite, "front", TASK, seed)
 
 
+def test_a_goal_has_the_colours_and_the_lights_of_its_scene():
+    suite = make_suite("tabletop", **SUITE, randomize=["colors", "lights", "camera", "distractors"])
+    unlike = []
+    for seed in TEST_SEEDS[:4]:
+        goal = left_by_grabber(suite, CAMERA, "tabletop/touch-red-cube", seed)
+        table = [np.median(goal.reshape(-1, 3), axis=0)]
+        for scene in (seed, seed + 7):
+            suite.reset("tabletop/touch-red-cube", scene)
+            table.append(np.median(suite.observe().images[CAMERA].reshape(-1, 3), axis=0))
+        unlike.append([np.abs(table[0] - other).max() for other in table[1:]])
+    same, other = np.array(unlike).T
+    assert same.max() < 12
+    assert other.mean() > 3 * same.mean()
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(UnderstudyError, match=r"suite\.cameras"):
         demonstrate(replace(TRY, options=json.dumps({"cameras": ["front"]})))

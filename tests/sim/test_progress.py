@@ -55,7 +55,18 @@ def test_the_command_says_what_it_found(grabbed, tmp_path, capsys):
     assert "vla progress policy=" in capsys.readouterr().out
 
 
+def test_a_wide_film_is_seen_as_the_robots_camera_is_whole(grabbed, tmp_path):
+    folder, frames = grabbed
+    (tmp_path / "wide.mp4").write_bytes(encode_mp4(np.concatenate([frames, frames[:, :, ::-1]], axis=2), 20.0))
+    found = progress(ProgressConfig(folder / "policy", tmp_path / "wide.mp4", out=tmp_path))
+    assert found["distance"][-1] == pytest.approx(0, abs=0.02)
+
+
 def test_a_policy_without_a_distance_is_refused(grabbed, tmp_path):
     folder, _ = grabbed
+    given = ["policy=manipulate_by_seeing", "preset=tiny", "trainer.steps=1", "policy.learns=cloning"]
+    train(load(TrainConfig, "train", [*given, f"data={folder / 'data'}", f"out={tmp_path / 'cloning'}"]))
+    with pytest.raises(UnderstudyError, match="has no distance"):
+        progress(ProgressConfig(tmp_path / "cloning", folder / "film.mp4"))
     with pytest.raises(UnderstudyError, match="not a checkpoint"):
         progress(ProgressConfig(tmp_path, folder / "film.mp4"))

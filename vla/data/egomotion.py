@@ -8,11 +8,13 @@ says which way the camera went and how it turned. One camera knows no scale, so 
 almost nothing moved in the picture, the camera stood still. Each step has a ``quality``, 0 to 1: the share of the
 corners that agree.
 
-That is enough for `policies.manipulate_by_seeing`, whose moves are directions: film with a camera on a hand-held
-gripper, then ``vla data motion FILMS DATASET``. It wants texture and light; of things that move by themselves the
-static part of the picture must be the larger.
+That is enough for a distance to be learned from films: ``vla data motion FILMS DATASET``, then ``vla train
+policy=manipulate_by_seeing policy.directions=true`` and ``vla progress``. It is not enough for an arm to be driven:
+directions are the camera's, which no arm knows, and nothing says when a gripper closed. It wants texture and light, a
+camera that does not only turn, and a static part of the picture that is larger than what moves by itself.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,8 @@ from vla.data.lerobot_format import INFO
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec, CameraSpec, Episode, Task
 
+logger = logging.getLogger(__name__)
+
 SIDE = 320
 """Pixels a side in which motion is looked for."""
 CORNERS, LEAST = 600, 24
@@ -37,6 +41,8 @@ STILL, BACK = 0.4, 1.0
 """Pixels: a median flow below, and nothing moved; a corner that comes back farther away is lost."""
 INLIER, SURE, FAR = 1.0, 0.999, 1000.0
 """Pixels from where the motion has a corner; confidence; steps of the camera up to which a corner tells its side."""
+TRUSTED = 0.2
+"""Quality below which a direction is not believed, and left out as if nothing had moved."""
 CAMERA, QUALITY, EMBODIMENT = "wrist", "quality", "camera in the hand"
 
 
@@ -107,7 +113,11 @@ def dataset_of(videos: Path, target: Path, *, fov: float, rate: float, image_siz
     left = [clip for clip in read_clips(videos).clips if f"filmed {clip.name}" not in done]
     with EpisodeWriter(target, spec, resume=there) as writer:
         for clip in track(left, "motion", console=Console(stderr=True)):
-            episode = _episode(clip, spec, fov)
+            try:
+                episode = _episode(clip, spec, fov)
+            except UnderstudyError as error:
+                logger.warning("left out: %s", error)
+                continue
             writer.save(episode)
             qualities.append(float(episode.extras[QUALITY].mean()))
     return qualities
@@ -120,7 +130,7 @@ def _episode(clip: Clip, spec: DatasetSpec, fov: float) -> Episode:
     return Episode(
         images={CAMERA: lambda: small},
         proprio=np.zeros((len(film), 0), np.float32),
-        actions=np.array([motion.direction for motion in found], np.float32),
+        actions=np.array([motion.direction * (motion.quality >= TRUSTED) for motion in found], np.float32),
         task=Task(clip.caption),
         fps=spec.fps,
         embodiment=spec.embodiment,
