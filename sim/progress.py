@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
 def progress(config: ProgressConfig) -> dict:
     """The distances [T] and what they amount to, which are written with a plot and a film into ``config.out``."""
     policy = load_policy(config.policy)
-    if getattr(policy.config, "learns", "") != "distance":
+    if getattr(getattr(policy, "config", None), "learns", "") != "distance":
         raise UnderstudyError(f"{config.policy} has no distance; train one with vla train policy=manipulate_by_seeing")
     size = policy.config.image_size
     frames, seconds = read_video(config.video, policy.spec.control_hz, lambda picture: fit_image(picture, size))
