@@ -4,7 +4,8 @@
     the camera's picture ─► its state ───────────┴─► of the moves that were recorded, the one that leads nearest
 
 It learns from recordings of a hand-held gripper with a camera on it (`vla collect by=grabber`), or from any dataset
-whose actions are displacements: of those only the first three entries and the gripper's are learned and moved.
+whose actions are displacements: of those the first three entries (six with ``rotations``) and the gripper's are
+learned and moved.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from policies.checkpoint import CONFIG, NORMALIZER, WEIGHTS, check_files, read_weights
 from policies.embodiments import fit_normalizers, specs_of
 from policies.manipulate_by_seeing_model import ManipulateBySeeingConfig, ScratchEyes, SeeingModel
+from policies.moves import Moves
 from policies.normalizer import NormalizerSet
 from policies.one_arm import OneArm
 from policies.policy import read_spec, write_spec
@@ -29,7 +31,7 @@ from vla.data.lerobot import DatasetSpec
 from vla.data.windows import Batch, Later, Windows
 from vla.errors import UnderstudyError, first_line
 from vla.representation.tower import Eyes, Source
-from vla.types import ActionSpec, Observation, PolicySpec, Task
+from vla.types import Observation, PolicySpec, Task
 
 FOLDER = "representation"
 """What a checkpoint holds of the representation besides its weights."""
@@ -53,7 +55,7 @@ class ManipulateBySeeing(OneArm):
     ) -> None:
         super().__init__(spec, embodiment, normalizers=normalizers, model=model)
         self.config, self._camera, self.length = config, spec.cameras[0].name, float(model.length)
-        self._entries = translation(spec.action)
+        self._moves = Moves(spec.action, config.rotations)
 
     @classmethod
     def create(
@@ -77,16 +79,13 @@ class ManipulateBySeeing(OneArm):
         sizes = {"image_size": config.image_size, "pred_horizon": config.stride, "exec_horizon": config.stride}
         spec = specs_of([(dataset, windows)], **sizes, accepts=("goal",))[dataset.embodiment]
         moves = recorded_moves(config, windows)
-        length = config.reach or float(np.median(np.linalg.norm(moves, axis=1)))
-        if config.directions:
-            moves = moves / np.linalg.norm(moves, axis=1, keepdims=True)
-        else:
-            length = float(np.sqrt(np.square(moves).sum(1).mean()))
-            moves = moves / length
+        ways = np.linalg.norm(moves[:, :3], axis=1)
+        unit = config.reach or float(np.median(ways) if config.directions else np.sqrt(np.square(ways).mean()))
+        seen = Moves(spec.action, config.rotations).seen(moves, ways[:, None] if config.directions else unit)
         chosen = np.resize(np.random.default_rng(0x5EE).permutation(len(moves)), config.candidates)
         source = None if config.representation is None else Source.read(config.representation)
-        model = _model(config, spec, torch.from_numpy(moves[chosen].astype(np.float32)), source)
-        model.length.fill_(length)
+        model = _model(config, spec, torch.from_numpy(seen[chosen]), source)
+        model.length.fill_(unit)
         normalizers = fit_normalizers([(dataset, windows)], mode="quantile")
         return cls(config, spec, dataset.embodiment, normalizers=normalizers, model=model)
 
@@ -97,7 +96,8 @@ class ManipulateBySeeing(OneArm):
         config = from_yaml(ManipulateBySeeingConfig, folder / CONFIG)
         spec, normalizers = read_spec(folder), NormalizerSet.load(folder / NORMALIZER)
         source = None if config.representation is None else Source.without_weights(folder / FOLDER)
-        model = _model(config, spec, torch.zeros(config.candidates, 3), source)
+        candidates = torch.zeros(config.candidates, Moves(spec.action, config.rotations).numbers)
+        model = _model(config, spec, candidates, source)
         read_weights(model, folder)
         return cls(config, spec, next(iter(normalizers.by_embodiment)), normalizers=normalizers, model=model)
 
@@ -128,13 +128,12 @@ class ManipulateBySeeing(OneArm):
 
     def training_batch(self, batch: Batch) -> dict[str, Tensor]:
         """The picture, the move that follows, whether it is long enough to learn from, the gripper's command."""
-        actions = batch.actions * batch.mask[..., None]
-        moves = actions[..., self._entries].sum(1)
-        lengths = np.linalg.norm(moves, axis=1)
-        moved = batch.mask.all(1) & (lengths > self.config.least)
-        unit = np.maximum(lengths, 1e-9)[:, None] if self.config.directions else self.length
+        moves = self._moves.made_by(batch.actions * batch.mask[..., None])
+        moved = batch.mask.all(1) & self._moves.long_enough(moves, self.config.least, self.config.least_turn)
+        ways = np.linalg.norm(moves[:, :3], axis=1, keepdims=True)
+        seen = self._moves.seen(moves, np.maximum(ways, 1e-9) if self.config.directions else self.length)
         made = self.inputs(batch.images, batch.proprio[:, :0])
-        made |= {"move": torch.from_numpy((moves / unit).astype(np.float32)), "moved": torch.from_numpy(moved)}
+        made |= {"move": torch.from_numpy(seen), "moved": torch.from_numpy(moved)}
         gripper = self.spec.action.gripper
         if gripper is not None:
             share = (batch.actions[:, 0, gripper.index] - gripper.open) / (gripper.closed - gripper.open)
@@ -202,42 +201,31 @@ class ManipulateBySeeing(OneArm):
                 if self.model.gripper is None
                 else (self.model.gripper(seen)[:, 0].sigmoid() > self.config.closes).cpu().numpy()
             )
-        return self._chunks(sessions, (moves * self.length).cpu().numpy(), closed)
+        return self._chunks(sessions, self._moves.meant(moves.cpu().numpy(), self.length), closed)
 
     def _chunks(
         self, sessions: Sequence["ManipulateBySeeing"], moves: np.ndarray, closed: np.ndarray | None
     ) -> np.ndarray:
-        """Moves [B, 3] and whether to close [B] as rows [B, N, A]."""
-        action, steps = self.spec.action, self.config.stride
+        """Moves [B, 3 or 6] and whether to close [B] as rows [B, N, A]."""
+        action, steps, entries = self.spec.action, self.config.stride, self._moves.entries
         rows = np.zeros((len(moves), steps, action.dim), np.float32)
-        rows[..., self._entries] = moves[:, None] / steps
+        rows[..., entries] = moves[:, None] / steps
         if closed is not None and action.gripper is not None:
             rows[..., action.gripper.index] = np.where(closed, action.gripper.closed, action.gripper.open)[:, None]
             for number, one in enumerate(sessions):
                 if one._closed is not None and one._closed != closed[number]:
-                    rows[number][:, self._entries] = 0
+                    rows[number][:, entries] = 0
                 one._closed = bool(closed[number])
         return rows
 
 
-def translation(action: ActionSpec) -> list[int]:
-    """Which entries of an action move the hand: the first three that are not the gripper's."""
-    entries = [index for index in range(action.dim) if action.gripper is None or index != action.gripper.index]
-    if action.kind != "ee_delta" or len(entries) < 3:
-        raise UnderstudyError(
-            f"manipulate_by_seeing wants displacements of the hand (ee_delta) as actions, got {action.kind} "
-            f"with {', '.join(action.names)}"
-        )
-    return entries[:3]
-
-
 def recorded_moves(config: ManipulateBySeeingConfig, windows: Windows) -> np.ndarray:
-    """The displacements [K, 3] over ``stride`` steps, from every sample, that are long enough."""
+    """The moves [K, 3 or 6] over ``stride`` steps, from every sample, that are long enough."""
     last = np.minimum(windows.samples + config.stride, windows.ends[windows.samples])
     whole = windows.samples[last - windows.samples == config.stride]
-    rows = windows.actions[whole[:, None] + np.arange(config.stride)]
-    moves = rows[..., translation(windows.spec)].sum(1)
-    moves = moves[np.linalg.norm(moves, axis=1) > config.least]
+    kind = Moves(windows.spec, config.rotations)
+    moves = kind.made_by(windows.actions[whole[:, None] + np.arange(config.stride)])
+    moves = moves[kind.long_enough(moves, config.least, config.least_turn)]
     if not len(moves):
         raise UnderstudyError(
             f"no move over policy.stride={config.stride} steps is longer than policy.least={config.least}: "

@@ -1,7 +1,7 @@
 """Manipulate by Seeing's network (Wang, Dasari et al. 2023): a space in which distance says how far the goal is.
 
     picture ─► eyes ─► φ ─► state s, a unit vector ──┐
-    move a [3] ──────────────────────────────────────┴─► dynamics d(s, a) ─► the next state, a unit vector
+    move a [M] ──────────────────────────────────────┴─► dynamics d(s, a) ─► the next state, a unit vector
     picture ─► other eyes ─► whether the gripper is to be closed
 
 Of the moves that the recordings hold, the one that was made should lead nearest to a later picture of the same
@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from vla.representation.encoder import EncoderConfig, FrameEncoder
 
@@ -59,10 +60,17 @@ class ManipulateBySeeingConfig:
     """control steps of a move"""
     least: float = 0.005
     """shorter moves are not learned from [m, or the action's own unit]"""
+    rotations: bool = False
+    """moves turn as well, and the network sees the first three rows of their transforms, as for the paper's knobs; for
+    ``directions=false`` and actions that are way and turn"""
+    least_turn: float = 0.05
+    """nor are turns, unless the way is long enough [rad]"""
     directions: bool = True
     """a move is a direction alone, as it must be where no scale is known; false: its length counts too"""
     reach: float | None = None
     """how far to go along a direction; none: the median of the recordings' moves"""
+    augment: bool = False
+    """in training each picture is now and then grey, of other colours and cropped, by itself (the paper's)"""
     candidates: int = 1000
     """moves to choose from, drawn of the recordings once and for all"""
     temperature: float = 1.0
@@ -77,6 +85,8 @@ class ManipulateBySeeingConfig:
             raise ValueError(
                 f"reach={self.reach} is above 0 and for directions=true: other moves have their own length"
             )
+        if self.rotations and self.directions:
+            raise ValueError("rotations=true is for directions=false: a turn on the spot has no direction")
 
     @property
     def image_size(self) -> int:
@@ -124,7 +134,7 @@ class Dynamics(nn.Module):
         self.rest = nn.Sequential(nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, state))
 
     def forward(self, state: Tensor, move: Tensor) -> Tensor:
-        """[..., S] and [..., 3] → [..., S], which are broadcast: many moves from one state share its layer."""
+        """[..., S] and [..., M] → [..., S], which are broadcast: many moves from one state share its layer."""
         return unit(self.rest(self.of_state(state) + self.of_move(move)))
 
 
@@ -132,8 +142,8 @@ class SeeingModel(nn.Module):
     """The network; calling it with a batch gives the loss.
 
     A batch holds ``image.CAMERA`` [B, H, W, 3], ``next.image.CAMERA`` and ``goal.image.CAMERA`` [B, 1, H, W, 3] (all
-    uint8), ``move`` [B, 3], ``moved`` [B] and ``next.mask`` [B, 1] bool: whether it is one to learn from, and
-    ``closed`` [B] float if there is a gripper. ``candidates`` [M, 3]: as ``move``, in units of ``length``, which the
+    uint8), ``move`` [B, M], ``moved`` [B] and ``next.mask`` [B, 1] bool: whether it is one to learn from, and
+    ``closed`` [B] float if there is a gripper. ``candidates`` [K, M]: as ``move``, in units of ``length``, which the
     model keeps and does not use.
     """
 
@@ -150,16 +160,18 @@ class SeeingModel(nn.Module):
         self.config, self.camera = config, camera
         self.register_buffer("candidates", candidates)
         self.register_buffer("length", torch.ones(()))
+        numbers = candidates.shape[1]
         self.phi, self.gripper = self._pooled(make_eyes, config.state), None
         if config.learns == "distance":
-            self.dynamics = Dynamics(config.state, config.hidden, 3)
+            self.dynamics = Dynamics(config.state, config.hidden, numbers)
         else:
             self.says = nn.Sequential(
                 *(nn.Linear(2 * config.state, config.hidden), nn.ReLU()),
-                *(nn.Linear(config.hidden, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 3)),
+                *(nn.Linear(config.hidden, config.hidden), nn.ReLU(), nn.Linear(config.hidden, numbers)),
             )
         if gripper:
             self.gripper = self._pooled(make_eyes, 1)
+        self.vary = paper_augmentation(config.image_size) if config.augment else None
         self._told: dict[str, Tensor] = {}
 
     def _pooled(self, make_eyes: Callable[[], tuple[nn.Module, int]], numbers: int) -> Pooled:
@@ -175,9 +187,10 @@ class SeeingModel(nn.Module):
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``spatial`` and ``dynamics``, or ``cloning``; and ``gripper``."""
         name = f"image.{self.camera}"
-        now = batch[name]
-        states = self.state(torch.cat([now, batch[f"next.{name}"][:, 0], batch[f"goal.{name}"][:, 0]]))
-        state, after, goal = states.chunk(3)
+        pictures = torch.cat([batch[name], batch[f"next.{name}"][:, 0], batch[f"goal.{name}"][:, 0]])
+        if self.training and self.vary is not None:
+            pictures = torch.stack([self.vary(one) for one in pictures.movedim(-1, 1)]).movedim(1, -1)
+        state, after, goal = self.state(pictures).chunk(3)
         moved, move = (batch["moved"] & batch["next.mask"][:, 0]).float(), batch["move"]
         if self.config.learns == "cloning":
             losses = {"cloning": weighed(self._cloned(state, goal, move), moved)}
@@ -191,7 +204,7 @@ class SeeingModel(nn.Module):
             }
         if self.gripper is not None:
             losses["gripper"] = functional.binary_cross_entropy_with_logits(
-                self.gripper(now)[:, 0].float(), batch["closed"]
+                self.gripper(pictures[: len(move)])[:, 0].float(), batch["closed"]
             )
         return losses
 
@@ -204,12 +217,12 @@ class SeeingModel(nn.Module):
         return unit(self.phi(pictures))
 
     def scores(self, state: Tensor, goal: Tensor, moves: Tensor) -> Tensor:
-        """How near to ``goal`` [B, S] each of ``moves`` [M, 3] leads from ``state`` [B, S]: cosines [B, M]."""
+        """How near to ``goal`` [B, S] each of ``moves`` [K, M] leads from ``state`` [B, S]: cosines [B, K]."""
         return (self.dynamics(state[:, None], moves) * goal[:, None]).sum(-1)  # a product of matrices would be in bf16
 
     @torch.no_grad()
     def choose(self, state: Tensor, goal: Tensor, generator: torch.Generator) -> Tensor:
-        """The move [B, 3] to make now."""
+        """The move [B, M] to make now."""
         if self.config.learns == "cloning":
             return self.says(torch.cat([state, goal], dim=-1)).float()
         if self.config.planner == "cem":
@@ -217,11 +230,11 @@ class SeeingModel(nn.Module):
         return self.candidates[self.scores(state, goal, self.candidates).argmax(1)]
 
     def _searched(self, state: Tensor, goal: Tensor, generator: torch.Generator) -> Tensor:
-        """The first move [3] of the several that lead nearest to the goal (Rubinstein 1999)."""
+        """The first move [M] of the several that lead nearest to the goal (Rubinstein 1999)."""
         cem, known = self.config.cem, self.candidates
-        mean, deviation = known.mean(0).expand(cem.moves, 3), known.std(0).expand(cem.moves, 3)
+        mean, deviation = known.mean(0).expand(cem.moves, -1), known.std(0).expand(cem.moves, -1)
         for _ in range(cem.rounds):
-            noise = torch.randn((cem.samples, cem.moves, 3), generator=generator).to(known.device)
+            noise = torch.randn((cem.samples, cem.moves, known.shape[1]), generator=generator).to(known.device)
             plans = known[torch.cdist(mean + deviation * noise, known).argmin(-1)]
             ends = state.expand(cem.samples, -1)
             for move in plans.unbind(1):
@@ -234,6 +247,12 @@ class SeeingModel(nn.Module):
         """Squared error and, since lengths say little, one minus the cosine [B]."""
         said = self.says(torch.cat([state, goal], dim=-1)).float()
         return (said - move).square().mean(1) + 1 - functional.cosine_similarity(said, move)
+
+
+def paper_augmentation(size: int) -> v2.Compose:
+    """Of one picture [3, size, size]: one in twenty grey, colours by a fifth, a crop of 224 of 240."""
+    larger = v2.Resize([round(size * 240 / 224)] * 2)
+    return v2.Compose([larger, v2.RandomGrayscale(0.05), v2.ColorJitter(0.2, 0.2, 0.2, 0.2), v2.RandomCrop(size)])
 
 
 def unit(x: Tensor) -> Tensor:

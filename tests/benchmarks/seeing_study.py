@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.study import Cell, cell_of, kept, markdown, mean_of, train_for
+from benchmarks.study import Cell, kept, markdown, mean_of, play_scenes, train_for
 
 from policies.execution import ExecutionConfig
 from policies.policy import load_policy
 from sim import collect, human
-from sim.pool import default_workers, with_progress
-from sim.rollout import Scene, Setting, play_all
+from sim.rollout import Scene, Setting
 from sim.suite import TEST_SEEDS
 from vla.bench import Row, parser, write_bench
 from vla.config import CONFIGS, build, load
@@ -92,9 +91,7 @@ def played(setting: Setting, condition: str, *, episodes: int) -> Cell:
     scenes = [
         Scene(setting, task, task, condition, seed, goal=goal) for task in TASKS for seed in TEST_SEEDS[:episodes]
     ]
-    results = with_progress(play_all(scenes, workers=default_workers()), what=condition, total=len(scenes))
-    won = [one.result.success for one in results]
-    return cell_of({task: sum(won[n * episodes : (n + 1) * episodes]) for n, task in enumerate(TASKS)}, episodes)
+    return play_scenes(scenes)
 
 
 def told(checkpoint: Path, unseen: Path) -> dict[str, Any]:

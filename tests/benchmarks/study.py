@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -9,12 +10,13 @@ from typing import Any
 
 from policies import train as training
 from policies.train import code_version
-from sim.intervals import wilson
+from sim.intervals import newcombe, wilson
 from sim.pool import default_workers, with_progress
 from sim.results import Condition
 from sim.rollout import Scene, Setting, play_all
 from sim.suite import TEST_SEEDS
 from vla.config import load
+from vla.errors import UnderstudyError
 
 RESULTS = Path(__file__).with_name("results")
 TRIAL = 40
@@ -27,11 +29,28 @@ def play_tasks(
 ) -> Cell:
     """Successes of each task on the test scenes, and the mean with its interval."""
     seeds = TEST_SEEDS[first_scene : first_scene + episodes]
-    scenes = [Scene(setting, task, task, condition, seed) for task in tasks for seed in seeds]
-    played = play_all(scenes, workers=default_workers())
-    results = [one.result for one in with_progress(played, what=condition, total=len(scenes))]
-    successes = {task: sum(one.success for one in results if one.task == task) for task in tasks}
-    return cell_of(successes, episodes) | {"steps": sum(one.steps for one in results) / len(results)}
+    return play_scenes([Scene(setting, task, task, condition, seed) for task in tasks for seed in seeds])
+
+
+def play_scenes(scenes: Sequence[Scene]) -> Cell:
+    """Successes of each task on as many scenes of each, the mean with its interval, and which scenes were won."""
+    played = with_progress(play_all(scenes, workers=default_workers()), what=scenes[0].condition, total=len(scenes))
+    results = [one.result for one in played]
+    won: dict[str, list[bool]] = {}
+    for one in results:
+        won.setdefault(one.task, []).append(one.success)
+    episodes = len(scenes) // len(won)
+    return cell_of({task: sum(each) for task, each in won.items()}, episodes) | {
+        "steps": sum(one.steps for one in results) / len(results),
+        "won": [int(one.success) for one in results],
+    }
+
+
+def more(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
+    """How many points ``b`` is above ``a`` in the same scenes, with the interval of the paired difference."""
+    pairs = Counter(zip(a["won"], b["won"], strict=True))
+    low, high = newcombe(pairs[1, 1], pairs[1, 0], pairs[0, 1], pairs[0, 0])
+    return f"{100 * (b['success_rate'] - a['success_rate']):+.0f} ({100 * low:.0f} – {100 * high:.0f})"
 
 
 def cell_of(successes: Mapping[str, int], episodes: int) -> Cell:
@@ -46,23 +65,35 @@ def cell_of(successes: Mapping[str, int], episodes: int) -> Cell:
 
 
 def kept(name: str, play: Callable[[], Cell], *, episodes: int, **about: object) -> Cell:
-    """What ``play()`` gives, from the file of that name when as many episodes were played before."""
+    """What ``play()`` gives, from the file of that name when as many episodes were played before.
+
+    Where ``about`` says with what ``settings`` the policy was trained, they must be the same, too.
+    """
     file = RESULTS / f"{name}.json"
-    if not file.is_file() or json.loads(file.read_text())["episodes"] != episodes:
-        file.write_text(json.dumps({**play(), **about, "code": code_version()}, indent=2) + "\n")
-    return json.loads(file.read_text())
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    if (found.get("episodes"), found.get("settings")) != (episodes, about.get("settings")):
+        found = {"episodes": episodes, **play(), **about, "code": code_version()}
+        file.write_text(json.dumps(found, indent=2) + "\n")
+    return found
 
 
 def train_for(seconds: float, out: Path, given: Sequence[str], *, batch_size: int) -> tuple[Path, float]:
-    """Train for about so long: as many steps as `TRIAL` of them say; the checkpoint, and how long it took."""
-    plan = out.with_suffix(".json")
-    if not plan.is_file():
+    """Train for about so long: as many steps as `TRIAL` of them say; the checkpoint, and how long it took.
+
+    Raises `UnderstudyError` where ``out`` holds what was trained for another time or with other settings.
+    """
+    file, plan = out.with_suffix(".json"), {"seconds": seconds, "settings": list(given)}
+    if not file.is_file():
         trial = out.with_name(f"{out.name}-trial")
         shutil.rmtree(trial, ignore_errors=True)
         _train(trial, given, TRIAL)
-        plan.parent.mkdir(parents=True, exist_ok=True)
-        plan.write_text(json.dumps({"steps": max(TRIAL, round(TRIAL * seconds / _spent(trial, batch_size, skip=2)))}))
-    steps = json.loads(plan.read_text())["steps"]
+        steps = max(TRIAL, round(TRIAL * seconds / _spent(trial, batch_size, skip=2)))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"steps": steps, **plan}))
+    found = json.loads(file.read_text())
+    if {name: found.get(name) for name in plan} != plan:
+        raise UnderstudyError(f"{out} was trained with {found}, and {plan} is asked for: remove it and {file.name}")
+    steps = found["steps"]
     if not (out / f"training_state/step-{steps:08d}").is_dir():
         _train(out, given, steps)
     return out, _spent(out, batch_size)

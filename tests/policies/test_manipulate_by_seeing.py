@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from policies.manipulate_by_seeing import ManipulateBySeeing, recorded_moves, translation
+from policies.manipulate_by_seeing import ManipulateBySeeing, recorded_moves
 from policies.manipulate_by_seeing_model import CEMConfig, Dynamics, ManipulateBySeeingConfig, ScratchEyes, SeeingModel
+from policies.moves import Moves
 from policies.policy import load_policy
 from policies.train import TrainConfig, run, training_windows
 from vla.config import build, load
@@ -166,9 +167,11 @@ def test_looking_ahead_does_not_overshoot():
 def test_displacements_are_found_beside_the_gripper_and_other_actions_refused():
     names = ("gripper", "dx", "dy", "dz", "turn")
     spec = ActionSpec("ee_delta", names, (-1.0,) * 5, (1.0,) * 5, gripper=Gripper(0, open=1, closed=0))
-    assert translation(spec) == [1, 2, 3]
+    assert Moves(spec).entries == [1, 2, 3]
     with pytest.raises(UnderstudyError, match="ee_delta"):
-        translation(replace(spec, kind="joint_position"))
+        Moves(replace(spec, kind="joint_position"))
+    with pytest.raises(UnderstudyError, match="6 entries"):
+        Moves(spec, rotations=True)
 
 
 @pytest.fixture(scope="module")

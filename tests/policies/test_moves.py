@@ -1,0 +1,63 @@
+"""Moves with turns: they add up as transforms do, and what the network sees of them can be meant again."""
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import RigidTransform, Rotation
+
+from policies.moves import Moves
+from vla.types import ActionSpec, Gripper
+
+
+def spec_of(frame):
+    names = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+    return ActionSpec("ee_delta", names, (-1.0,) * 7, (1.0,) * 7, frame=frame, gripper=Gripper(6, open=1, closed=0))
+
+
+def rows(count=5, steps=4):
+    return np.random.default_rng(0).normal(0, 0.3, (count, steps, 7))
+
+
+def test_in_the_tools_frame_moves_add_up_as_transforms():
+    actions = rows()
+    made = Moves(spec_of("tool"), rotations=True).made_by(actions)
+    for move, steps in zip(made, actions, strict=True):
+        whole = RigidTransform.identity()
+        for step in steps:
+            whole *= RigidTransform.from_components(step[:3], Rotation.from_rotvec(step[3:6]))
+        way, turn = whole.as_components()
+        np.testing.assert_allclose(move, [*way, *turn.as_rotvec()], atol=1e-9)
+
+
+def test_in_the_bases_frame_ways_add_and_turns_are_about_axes_that_stand_still():
+    actions = rows()
+    made = Moves(spec_of("base"), rotations=True).made_by(actions)
+    np.testing.assert_allclose(made[:, :3], actions[..., :3].sum(1), atol=1e-9)
+    arrow = np.array([1.0, 2.0, 3.0])
+    for move, steps in zip(made, actions, strict=True):
+        turned = arrow
+        for step in steps:
+            turned = Rotation.from_rotvec(step[3:6]).apply(turned)
+        np.testing.assert_allclose(Rotation.from_rotvec(move[3:]).apply(arrow), turned, atol=1e-9)
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_what_is_seen_of_a_move_means_it_again(rotations):
+    kind = Moves(spec_of("base"), rotations)
+    moves = kind.made_by(rows())
+    seen = kind.seen(moves, 0.5)
+    assert seen.shape == (5, kind.numbers)
+    np.testing.assert_allclose(kind.meant(seen, 0.5), moves, atol=1e-5)
+
+
+def test_twelve_numbers_are_the_first_rows_of_the_transform_and_any_twelve_mean_some_turn():
+    kind = Moves(spec_of("base"), rotations=True)
+    seen = kind.seen(np.array([[0.1, 0.2, 0.3, 0, 0, np.pi / 2]]), 1.0).reshape(3, 4)
+    np.testing.assert_allclose(seen, [[0, -1, 0, 0.1], [1, 0, 0, 0.2], [0, 0, 1, 0.3]], atol=1e-6)
+    meant = kind.meant(np.random.default_rng(1).normal(size=(50, 12)), 1.0)
+    assert np.isfinite(meant).all()
+    assert (np.linalg.norm(meant[:, 3:], axis=1) <= np.pi + 1e-9).all()
+
+
+def test_a_turn_on_the_spot_is_long_enough():
+    moves = np.array([[0.0, 0, 0, 0, 0, 0.2], [0.0, 0, 0, 0, 0, 0.01], [0.02, 0, 0, 0, 0, 0]])
+    assert Moves(spec_of("base"), rotations=True).long_enough(moves, 0.005, 0.05).tolist() == [True, False, True]
