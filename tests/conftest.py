@@ -62,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         outcome: {
             row
             for report in terminalreporter.getreports(outcome)
-            for name, row in report.user_properties
+            for name, row in getattr(report, "user_properties", ())  # a module that cannot be read has none
             if name == "fault"
         }
         for outcome in ("passed", "failed", "error", "skipped")

@@ -118,6 +118,23 @@ def test_short_moves_are_not_learned_from_but_the_gripper_is():
     assert nothing["gripper"] > 0
 
 
+def test_pictures_vary_in_training_only_each_by_itself():
+    model = network("policy.augment=true")
+    batch = batch_of(model)
+    batch["image.side"][:] = batch["image.side"][0]
+    looked = []
+    model.phi.register_forward_pre_hook(lambda _, pictures: looked.append(pictures[0]))
+    for training in (True, False):
+        model.train(training).losses(batch)
+    varied, plain = looked
+    assert varied.shape == plain.shape
+    assert varied.dtype == plain.dtype == torch.uint8
+    assert torch.equal(plain[:6], batch["image.side"])
+    assert len({bytes(picture.numpy()) for picture in varied[:6]}) == 6
+    assert (varied[:6].float() - plain[:6].float()).abs().mean() < 120
+    assert network().vary is None
+
+
 @pytest.mark.parametrize("learns", ["distance", "cloning"])
 def test_every_weight_learns(learns):
     model = network(f"policy.learns={learns}")
