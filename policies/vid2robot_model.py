@@ -238,14 +238,9 @@ class Vid2RobotModel(nn.Module):
         same = batch["task"][:, None] == batch["task"]
         if config.alignment:
             a, b = (functional.normalize(self.align(one.frames).float(), dim=-1) for one in (prompt, state))
-            times = [torch.linspace(0, 1, one.shape[1], device=one.device).expand(one.shape[:2]) for one in (a, b)]
             whole = batch["history.mask"].all(1)  # before an episode's begin there are no frames to align
-            cycles = [(a, a[partners(batch["task"])], times[0])]
-            if whole.any():
-                cycles += [(a[whole], b[whole], times[0][whole]), (b[whole], a[whole], times[1][whole])]
-            losses["alignment"] = torch.stack(
-                [cycle_between(*one, scale=1 / config.temperature) for one in cycles]
-            ).mean()
+            cycles = [(a, a[partners(batch["task"])]), *([(b[whole], a[whole])] if whole.any() else [])]
+            losses["alignment"] = torch.stack([self._cycled(*one) for one in cycles]).mean()
         if config.contrast or config.words:
             shown, done = self.pool(prompt.tokens), self.pool(state.tokens)
         if config.contrast:
@@ -254,6 +249,11 @@ class Vid2RobotModel(nn.Module):
             told = self.hear(batch["text"]).tokens[:, 0]
             losses["words"] = (self.word_contrast(shown, told, same) + self.word_contrast(done, told, same)) / 2
         return losses
+
+    def _cycled(self, there: Tensor, back: Tensor) -> Tensor:
+        """Squared frames by which those of ``there`` [B, F, D] come back from ``back`` beside where they left."""
+        times = torch.arange(there.shape[1], device=there.device).expand(there.shape[:2])
+        return cycle_between(there, back, times, scale=1 / self.config.temperature)
 
     def metrics(self) -> dict[str, Tensor]:
         """What the last loss was made of."""
@@ -369,8 +369,8 @@ def make_head(config: Vid2RobotConfig, *, action_dim: int) -> BinsHead | Denoisi
 def partners(task: Tensor) -> Tensor:
     """For each sample [B] the next one of the batch that was told the same, itself where there is no other [B].
 
-    The state's frames are a moment of an episode; the prompts of two samples are both whole, one often a person's and
-    one a robot's, so that these, too, are aligned.
+    The state's frames are a moment of an episode, from which a whole prompt cannot come back; the prompts of two samples
+    are both whole, now and then one a person's and one a robot's, so that these are aligned.
     """
     place = torch.arange(len(task), device=task.device)
     ahead = (place - place[:, None] - 1) % len(task)

@@ -85,11 +85,17 @@ def representation(work: Path) -> Path:
     return out
 
 
-def played(setting: Setting, condition: str, *, episodes: int) -> Cell:
-    """Successes on the test scenes, each with the goal that a grabber leaves there; none is needed without a policy."""
+def played(setting: Setting, how: str, *, episodes: int) -> Cell:
+    """Successes on the test scenes, each with the goal that a grabber leaves there; none is needed without a policy.
+
+    ``how`` "other-goal": the goal is what the next task leaves in the same scene.
+    """
+    condition, goals = ("policy", TASKS[1:] + TASKS[:1]) if how == "other-goal" else (how, TASKS)
     goal = "grabber" if setting.checkpoint else ""
     scenes = [
-        Scene(setting, task, task, condition, seed, goal=goal) for task in TASKS for seed in TEST_SEEDS[:episodes]
+        Scene(setting, task, pictured, condition, seed, goal=goal)
+        for task, pictured in zip(TASKS, goals, strict=True)
+        for seed in TEST_SEEDS[:episodes]
     ]
     return play_scenes(scenes)
 
@@ -160,13 +166,9 @@ def main(argv: list[str]) -> int:
     options, cells = json.dumps(SUITE, sort_keys=True), {}
     unseen = recorded(given.work, 10, seed=UNSEEN_SEED)
 
-    def counted(name: str, setting: Setting, condition: str, **about: object) -> Cell:
-        return kept(
-            f"seeing-{name}",
-            partial(played, setting, condition, episodes=given.episodes),
-            episodes=given.episodes,
-            **about,
-        )
+    def counted(name: str, setting: Setting, how: str, **about: object) -> Cell:
+        play = partial(played, setting, how, episodes=given.episodes)
+        return kept(f"seeing-{name}", play, episodes=given.episodes, **about)
 
     for who in ("random", "expert"):
         cells[who] = counted(who, Setting(options), who)
@@ -182,10 +184,11 @@ def main(argv: list[str]) -> int:
         if cell in PLANNED:
             checkpoint = ahead(checkpoint)
         setting = Setting(options, str(checkpoint), ExecutionConfig(ensemble="newest"))
-        about = {"train_s": spent, **told(checkpoint, unseen)}
+        about = {"train_s": spent, "settings": settings, **told(checkpoint, unseen)}
         cells[cell] = counted(cell.replace(", ", "-"), setting, "policy", **about)
-        if cell in ("scratch", "pretrained"):
-            cells[f"{cell}, blank goal"] = counted(f"{cell}-blank", setting, "blank-prompt")
+        if cell == "scratch":
+            cells[f"{cell}, blank goal"] = counted(f"{cell}-blank", setting, "blank-prompt", settings=settings)
+            cells[f"{cell}, another goal"] = counted(f"{cell}-other", setting, "other-goal", settings=settings)
     head = ["", "mean (95 %)", *(task.partition("/")[2] for task in TASKS), "direction", "remaining"]
     lines = [
         [who, mean_of(one), *(str(count) for count in one["tasks"].values()), *_told(one)] for who, one in cells.items()
