@@ -369,7 +369,7 @@ def make_head(config: Vid2RobotConfig, *, action_dim: int) -> BinsHead | Denoisi
 def partners(task: Tensor) -> Tensor:
     """For each sample [B] the next one of the batch that was told the same, itself where there is no other [B].
 
-    The state's frames are a moment of an episode, from which a whole prompt cannot come back; the prompts of two samples
+    The state's frames are a moment of an episode, from which no whole prompt can come back; the prompts of two samples
     are both whole, now and then one a person's and one a robot's, so that these are aligned.
     """
     place = torch.arange(len(task), device=task.device)
