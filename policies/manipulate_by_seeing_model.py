@@ -78,6 +78,8 @@ class ManipulateBySeeingConfig:
     closes: float = 0.8
     """probability from which on the gripper is to be closed; the paper has 0.8"""
     planner: Literal["greedy", "cem"] = "greedy"
+    best: int = 1
+    """how many of the best moves the greedy planner makes the mean of; the paper makes the best"""
     cem: CEMConfig = field(default_factory=CEMConfig)
 
     def __post_init__(self) -> None:
@@ -85,6 +87,8 @@ class ManipulateBySeeingConfig:
             raise ValueError(
                 f"reach={self.reach} is above 0 and for directions=true: other moves have their own length"
             )
+        if not 1 <= self.best <= self.candidates:
+            raise ValueError(f"best={self.best} is 1 to candidates={self.candidates}")
         if self.rotations and self.directions:
             raise ValueError("rotations=true is for directions=false: a turn on the spot has no direction")
 
@@ -227,19 +231,21 @@ class SeeingModel(nn.Module):
             return self.says(torch.cat([state, goal], dim=-1)).float()
         if self.config.planner == "cem":
             return torch.stack([self._searched(*pair, generator) for pair in zip(state, goal, strict=True)])
-        return self.candidates[self.scores(state, goal, self.candidates).argmax(1)]
+        best = self.scores(state, goal, self.candidates).topk(self.config.best, dim=1).indices
+        return self.candidates[best].mean(1)
 
     def _searched(self, state: Tensor, goal: Tensor, generator: torch.Generator) -> Tensor:
-        """The first move [M] of the several that lead nearest to the goal (Rubinstein 1999)."""
+        """The first move [M] of the several that are nearest to the goal on their way (Rubinstein 1999)."""
         cem, known = self.config.cem, self.candidates
         mean, deviation = known.mean(0).expand(cem.moves, -1), known.std(0).expand(cem.moves, -1)
         for _ in range(cem.rounds):
             noise = torch.randn((cem.samples, cem.moves, known.shape[1]), generator=generator).to(known.device)
             plans = known[torch.cdist(mean + deviation * noise, known).argmin(-1)]
-            ends = state.expand(cem.samples, -1)
+            ends, near = state.expand(cem.samples, -1), known.new_zeros(cem.samples)
             for move in plans.unbind(1):
                 ends = self.dynamics(ends, move)
-            best = plans[(ends * goal).sum(-1).topk(cem.elites).indices]
+                near += (ends * goal).sum(-1)
+            best = plans[near.topk(cem.elites).indices]
             mean, deviation = best.mean(0), best.std(0)
         return known[torch.cdist(mean[:1], known).argmin(-1)][0]
 

@@ -10,20 +10,24 @@ Each finished cell is a small json; run again to go on.
 import json
 import shutil
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from benchmarks.study import Cell, kept, markdown, mean_of, play_scenes, train_for
 
+from policies.checkpoint import CONFIG
 from policies.execution import ExecutionConfig
+from policies.manipulate_by_seeing_model import ManipulateBySeeingConfig
 from policies.policy import load_policy
 from sim import collect, human
 from sim.rollout import Scene, Setting
 from sim.suite import TEST_SEEDS
 from vla.bench import Row, parser, write_bench
-from vla.config import CONFIGS, build, load
+from vla.config import CONFIGS, build, from_yaml, load, to_yaml
 from vla.data.lerobot import open_dataset
 from vla.data.windows import load_windows
 from vla.representation import pretrain
@@ -46,10 +50,10 @@ CELLS = {
     "frozen": [SEES, FROZEN],
     "directions": ["policy.directions=true", "policy.reach=0.05"],
     "sfm": ["policy.directions=true", "policy.reach=0.05"],
-    "paper": ["policy.directions=true", "policy.temperature=1", "policy.pool=mean"],
+    "paper": ["policy.directions=true", "policy.temperature=1", "policy.pool=mean", "policy.best=1"],
 }
-PLANNED = {"scratch, cem": "scratch"}
-"""Cells that plan several moves ahead by what another has learned."""
+PLANNED = {"scratch, the best move": ("scratch", "best", "1"), "scratch, cem": ("scratch", "planner", "cem")}
+"""Cells that plan otherwise by what another has learned: whose, and which setting is which."""
 RESAMPLES = 2000
 
 
@@ -143,14 +147,13 @@ def _interval(each: list[float], random: np.random.Generator) -> list[float]:
     return [float(np.mean(each)), *(float(value) for value in np.quantile(means, [0.025, 0.975]))]
 
 
-def ahead(checkpoint: Path) -> Path:
-    """The same policy, which plans several moves."""
-    out = checkpoint.with_name(f"{checkpoint.name}-cem")
+def otherwise(checkpoint: Path, setting: str, value: str) -> Path:
+    """The same policy with another setting of its planner."""
+    out = checkpoint.with_name(f"{checkpoint.name}-{setting}-{value}")
     if not out.is_dir():
         shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns("training_state"))
-        settings = (out / "config.yaml").read_text()
-        assert settings.count("planner: greedy") == 1
-        (out / "config.yaml").write_text(settings.replace("planner: greedy", "planner: cem"))
+        policy = replace(from_yaml(ManipulateBySeeingConfig, out / CONFIG), **{setting: yaml.safe_load(value)})
+        (out / CONFIG).write_text(to_yaml(policy))
     return out
 
 
@@ -173,7 +176,7 @@ def main(argv: list[str]) -> int:
     for who in ("random", "expert"):
         cells[who] = counted(who, Setting(options), who)
     for cell in given.cells:
-        name = PLANNED.get(cell, cell)
+        name, *planned = PLANNED.get(cell, (cell,))
         data = recorded(given.work, given.recordings, labels="sfm" if name == "sfm" else "exact")
         settings = [one.format(representation=given.work / "r3m") for one in CELLS[name]]
         if any("representation" in one for one in settings):
@@ -181,11 +184,11 @@ def main(argv: list[str]) -> int:
         checkpoint, spent = train_for(
             given.seconds, given.work / name.replace(", ", "-"), [*OURS, *settings, f"data={data}"], batch_size=BATCH
         )
-        if cell in PLANNED:
-            checkpoint = ahead(checkpoint)
+        if planned:
+            checkpoint = otherwise(checkpoint, *planned)
         setting = Setting(options, str(checkpoint), ExecutionConfig(ensemble="newest"))
-        about = {"train_s": spent, "settings": settings, **told(checkpoint, unseen)}
-        cells[cell] = counted(cell.replace(", ", "-"), setting, "policy", **about)
+        about = {"train_s": spent, "settings": settings + planned, **told(checkpoint, unseen)}
+        cells[cell] = counted(cell.replace(", ", "-").replace(" ", "-"), setting, "policy", **about)
         if cell == "scratch":
             cells[f"{cell}, blank goal"] = counted(f"{cell}-blank", setting, "blank-prompt", settings=settings)
             cells[f"{cell}, another goal"] = counted(f"{cell}-other", setting, "other-goal", settings=settings)

@@ -173,6 +173,13 @@ def test_both_planners_go_the_shorter_way_in_a_known_world():
     assert model.choose(here, goal * torch.tensor([1.0, -1.0]), random)[0, 0] == -1
 
 
+def test_the_mean_of_the_best_moves_is_made():
+    model = network("policy.best=2")
+    model.dynamics, model.candidates = Flat(), torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0.5, 0.2, 0]])
+    here, goal = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(0.9), math.sin(0.9)]])
+    torch.testing.assert_close(model.choose(here, goal, torch.Generator()), torch.tensor([[0.75, 0.1, 0]]))
+
+
 def test_looking_ahead_does_not_overshoot():
     """The goal is one short move away: three long ones lead past it, and CEM sees that."""
     model = network("policy.planner=cem", "policy.cem.moves=3", "policy.cem.samples=256", "policy.cem.elites=8")
@@ -267,6 +274,8 @@ def test_a_gripper_that_changes_is_waited_for(grabbed, tmp_path):
 def test_what_it_cannot_learn_from_is_refused(grabbed, tmp_path):
     with pytest.raises(UnderstudyError, match="directions"):
         run(given(grabbed, tmp_path / "c", "policy.reach=0.02", "policy.directions=false"))
+    with pytest.raises(UnderstudyError, match="best=51"):
+        run(given(grabbed, tmp_path / "e", "policy.best=51"))
     with pytest.raises(UnderstudyError, match="elites"):
         run(given(grabbed, tmp_path / "d", "policy.cem.elites=1"))
     with pytest.raises(UnderstudyError, match=r"policy\.least"):
