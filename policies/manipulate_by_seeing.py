@@ -81,6 +81,7 @@ class ManipulateBySeeing(OneArm):
         moves = recorded_moves(config, windows)
         ways = np.linalg.norm(moves[:, :3], axis=1)
         unit = config.reach or float(np.median(ways) if config.directions else np.sqrt(np.square(ways).mean()))
+        unit = max(unit, config.least)  # where all that moves are turns there is none
         seen = Moves(spec.action, config.rotations).seen(moves, ways[:, None] if config.directions else unit)
         chosen = np.resize(np.random.default_rng(0x5EE).permutation(len(moves)), config.candidates)
         source = None if config.representation is None else Source.read(config.representation)

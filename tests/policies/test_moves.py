@@ -5,7 +5,11 @@ import pytest
 from scipy.spatial.transform import RigidTransform, Rotation
 
 from policies.moves import Moves
-from vla.types import ActionSpec, Gripper
+from policies.policy import load_policy
+from policies.train import TrainConfig, run
+from vla.config import load
+from vla.data.lerobot import DatasetSpec, EpisodeWriter
+from vla.types import ActionSpec, CameraSpec, Episode, Gripper, Observation, Task
 
 
 def spec_of(frame):
@@ -61,3 +65,62 @@ def test_twelve_numbers_are_the_first_rows_of_the_transform_and_any_twelve_mean_
 def test_a_turn_on_the_spot_is_long_enough():
     moves = np.array([[0.0, 0, 0, 0, 0, 0.2], [0.0, 0, 0, 0, 0, 0.01], [0.02, 0, 0, 0, 0, 0]])
     assert Moves(spec_of("base"), rotations=True).long_enough(moves, 0.005, 0.05).tolist() == [True, False, True]
+
+
+def knob(angle):
+    """A bar that is turned by ``angle`` [rad], one end of it white."""
+    y, x = np.mgrid[-1:1:32j, -1:1:32j]
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    bar = (np.abs(across) < 0.25) & (np.abs(along) < 0.9)
+    return np.stack([255 * bar, 255 * (bar & (along > 0)), 0 * x], axis=2).astype(np.uint8)
+
+
+@pytest.fixture
+def turned(tmp_path):
+    """Recordings of a knob that somebody turns, one way or the other."""
+    spec = DatasetSpec(
+        fps=10.0,
+        cameras=(CameraSpec("wrist", 32, 32),),
+        proprio_names=(),
+        action=spec_of("base"),
+        embodiment="grabber",
+        fingerprint="knob/1",
+    )
+    random = np.random.default_rng(0)
+    with EpisodeWriter(tmp_path / "data", spec) as writer:
+        for number in range(40):
+            way, begin = 0.15 * (-1) ** number, random.uniform(-0.6, 0.6)
+            frames = np.stack([knob(begin + way * step) for step in range(9)])
+            actions = np.zeros((9, 7), np.float32)
+            actions[:, 5], actions[:, 6] = way, 1
+            stamps = (np.arange(9) * 1e8).astype(np.int64)
+            writer.save(
+                Episode(
+                    images={"wrist": lambda frames=frames: frames},
+                    proprio=np.zeros((9, 0), np.float32),
+                    actions=actions,
+                    task=Task("turn the knob"),
+                    fps=10.0,
+                    embodiment="grabber",
+                    success=True,
+                    source="test",
+                    stamps_ns=stamps,
+                )
+            )
+    return tmp_path / "data"
+
+
+def test_a_knob_is_turned_towards_its_picture(turned, tmp_path):
+    given = ["policy=manipulate_by_seeing", "preset=tiny", f"data={turned}", f"out={tmp_path / 'out'}"]
+    given += ["policy.rotations=true", "policy.directions=false", "policy.stride=2", "trainer.batch_size=16"]
+    given += ["policy.temperature=0.1", "policy.pool=all", "trainer.steps=100"]
+    run(load(TrainConfig, "train", given))
+    policy = load_policy(tmp_path / "out")
+    right = 0
+    for begin in np.linspace(-0.5, 0.5, 6):
+        for way in (-0.6, 0.6):
+            policy.reset(Task("", goal=knob(begin + way)))
+            chunk = policy.infer(Observation({"wrist": knob(begin)}, np.zeros(0, np.float32), 0)).actions
+            right += np.sign(chunk[:, 5].sum()) == np.sign(way)
+            assert np.abs(chunk[:, :5]).max() < 0.05
+    assert right >= 10
