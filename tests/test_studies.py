@@ -26,15 +26,21 @@ def cell_after(calls, **about):
     return study.kept("one", play, **about)
 
 
-def test_a_cell_is_played_once_and_again_for_other_episodes_or_settings(results):
-    calls = []
+@pytest.mark.parametrize("changed", ["config.yaml", "model.safetensors"])
+def test_a_cell_is_played_once_and_again_for_more_episodes_or_another_checkpoint(changed, results, tmp_path):
+    calls, checkpoint = [], tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    for name in ("config.yaml", "model.safetensors"):
+        (checkpoint / name).write_text("as it was")
     for _ in range(2):
-        assert cell_after(calls, episodes=2, settings=["x=1"])["success_rate"] == 0.5
+        assert cell_after(calls, episodes=2, checkpoint=checkpoint, train_s=3)["success_rate"] == 0.5
     assert len(calls) == 1
-    cell_after(calls, episodes=2, settings=["x=2"])
-    cell_after(calls, episodes=3, settings=["x=2"])
+    (checkpoint / changed).write_text("trained anew")
+    for _ in range(2):
+        cell_after(calls, episodes=2, checkpoint=checkpoint)
+    assert len(calls) == 2
+    cell_after(calls, episodes=3, checkpoint=checkpoint)
     assert len(calls) == 3
-    assert json.loads((results / "one.json").read_text())["settings"] == ["x=2"]
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken_for_this_one(tmp_path):
@@ -50,6 +56,13 @@ def test_a_difference_counts_the_same_scenes():
     assert study.more(low, high).startswith("+60 (")
     assert study.more(high, low).startswith("-60 (-")
     assert study.more(low, low).startswith("+0 (")
+
+
+def test_the_interval_of_a_difference_is_that_of_pairs():
+    """As many scenes are won, but by others: that says less than the same ones."""
+    first, last = ({"won": won, "success_rate": 0.5} for won in ([1] * 5 + [0] * 5, [0] * 5 + [1] * 5))
+    assert study.more(first, first) == "+0 (-17 – 17)"
+    assert study.more(first, last) == "+0 (-53 – 53)"
 
 
 def test_what_is_shown_is_the_task_its_opposite_or_the_same_of_another_thing():

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from benchmarks.study import Cell, kept, markdown, mean_of, play_scenes, train_for
+from benchmarks.study import Cell, kept, markdown, mean_of, play_scenes, steps_of, train_for
 
 from policies.checkpoint import CONFIG
 from policies.execution import ExecutionConfig
@@ -38,7 +38,7 @@ SUITE = {"cameras": ["wrist"], "image_size": 64}
 UNSEEN_SEED = 500_000
 """First scene of the recordings that nobody learns from."""
 BATCH = 32
-SECONDS = 300.0
+SECONDS = 600.0
 """Of training, for each cell."""
 OURS = ["policy=manipulate_by_seeing", "preset=cpu", f"trainer.batch_size={BATCH}"]
 SEES, FROZEN = "policy.representation={representation}", "policy.freeze=true"
@@ -48,7 +48,7 @@ CELLS = {
     "cloning, directions": ["policy.learns=cloning", "policy.directions=true"],
     "pretrained": [SEES],
     "frozen": [SEES, FROZEN],
-    "directions": ["policy.directions=true", "policy.reach=0.05"],
+    "directions": ["policy.directions=true"],
     "sfm": ["policy.directions=true", "policy.reach=0.05"],
     "paper": ["policy.directions=true", "policy.temperature=1", "policy.pool=mean", "policy.best=1"],
 }
@@ -150,10 +150,10 @@ def _interval(each: list[float], random: np.random.Generator) -> list[float]:
 def otherwise(checkpoint: Path, setting: str, value: str) -> Path:
     """The same policy with another setting of its planner."""
     out = checkpoint.with_name(f"{checkpoint.name}-{setting}-{value}")
-    if not out.is_dir():
-        shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns("training_state"))
-        policy = replace(from_yaml(ManipulateBySeeingConfig, out / CONFIG), **{setting: yaml.safe_load(value)})
-        (out / CONFIG).write_text(to_yaml(policy))
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(checkpoint, out, ignore=shutil.ignore_patterns("training_state"))
+    policy = replace(from_yaml(ManipulateBySeeingConfig, out / CONFIG), **{setting: yaml.safe_load(value)})
+    (out / CONFIG).write_text(to_yaml(policy))
     return out
 
 
@@ -187,14 +187,16 @@ def main(argv: list[str]) -> int:
         if planned:
             checkpoint = otherwise(checkpoint, *planned)
         setting = Setting(options, str(checkpoint), ExecutionConfig(ensemble="newest"))
-        about = {"train_s": spent, "settings": settings + planned, **told(checkpoint, unseen)}
-        cells[cell] = counted(cell.replace(", ", "-").replace(" ", "-"), setting, "policy", **about)
+        about = {"checkpoint": checkpoint, "train_s": spent, "train_steps": steps_of(checkpoint)}
+        told_apart = told(checkpoint, unseen)
+        cells[cell] = counted(cell.replace(", ", "-").replace(" ", "-"), setting, "policy", **about, **told_apart)
         if cell == "scratch":
-            cells[f"{cell}, blank goal"] = counted(f"{cell}-blank", setting, "blank-prompt", settings=settings)
-            cells[f"{cell}, another goal"] = counted(f"{cell}-other", setting, "other-goal", settings=settings)
-    head = ["", "mean (95 %)", *(task.partition("/")[2] for task in TASKS), "direction", "remaining"]
+            cells[f"{cell}, blank goal"] = counted(f"{cell}-blank", setting, "blank-prompt", **about)
+            cells[f"{cell}, another goal"] = counted(f"{cell}-other", setting, "other-goal", **about)
+    head = ["", "mean (95 %)", *(task.partition("/")[2] for task in TASKS), "direction", "remaining", "steps"]
     lines = [
-        [who, mean_of(one), *(str(count) for count in one["tasks"].values()), *_told(one)] for who, one in cells.items()
+        [who, mean_of(one), *(str(one["tasks"][task]) for task in TASKS), *_told(one), str(one.get("train_steps", ""))]
+        for who, one in cells.items()
     ]
     sys.stdout.write(markdown(head, lines))
     rows = [Row(name, one["success_rate"], "success") for name, one in cells.items()]

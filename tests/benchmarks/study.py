@@ -4,11 +4,13 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from policies import train as training
+from policies.checkpoint import CONFIG, WEIGHTS
 from policies.train import code_version
 from sim.intervals import newcombe, wilson
 from sim.pool import default_workers, with_progress
@@ -64,17 +66,27 @@ def cell_of(successes: Mapping[str, int], episodes: int) -> Cell:
     }
 
 
-def kept(name: str, play: Callable[[], Cell], *, episodes: int, **about: object) -> Cell:
-    """What ``play()`` gives, from the file of that name when as many episodes were played before.
+def kept(
+    name: str, play: Callable[[], Cell], *, episodes: int, checkpoint: Path | None = None, **about: object
+) -> Cell:
+    """What ``play()`` gives, from the file of that name when as many episodes were played before, of that checkpoint.
 
-    Where ``about`` says with what ``settings`` the policy was trained, they must be the same, too.
+    ``about``: what else is to be written down.
     """
-    file = RESULTS / f"{name}.json"
+    file, key = RESULTS / f"{name}.json", {"episodes": episodes}
+    if checkpoint is not None:
+        key["checkpoint"] = fingerprint(checkpoint)
     found = json.loads(file.read_text()) if file.is_file() else {}
-    if (found.get("episodes"), found.get("settings")) != (episodes, about.get("settings")):
-        found = {"episodes": episodes, **play(), **about, "code": code_version()}
+    if any(found.get(name) != value for name, value in key.items()):
+        found = {**key, **play(), **about, "code": code_version()}
         file.write_text(json.dumps(found, indent=2) + "\n")
     return found
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Of a checkpoint's settings and weights."""
+    parts = ((checkpoint / name).read_bytes() for name in (CONFIG, WEIGHTS))
+    return sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def train_for(seconds: float, out: Path, given: Sequence[str], *, batch_size: int) -> tuple[Path, float]:
@@ -106,10 +118,18 @@ def _train(out: Path, given: Sequence[str], steps: int) -> None:
     training.run(settings)
 
 
+def steps_of(checkpoint: Path) -> int:
+    """How many steps it has been trained."""
+    return _lines(checkpoint)[-1]["step"]
+
+
 def _spent(out: Path, batch_size: int, *, skip: int = 0) -> float:
     """Seconds of all steps, by the median step."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return lines[-1]["step"] * batch_size / median(line["samples_per_s"] for line in lines[skip:])
+    return steps_of(out) * batch_size / median(line["samples_per_s"] for line in _lines(out)[skip:])
+
+
+def _lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def mean_of(cell: Mapping[str, Any]) -> str:
