@@ -80,8 +80,8 @@ class ManipulateBySeeing(OneArm):
         spec = specs_of([(dataset, windows)], **sizes, accepts=("goal",))[dataset.embodiment]
         moves = recorded_moves(config, windows)
         ways = np.linalg.norm(moves[:, :3], axis=1)
-        unit = config.reach or float(np.median(ways) if config.directions else np.sqrt(np.square(ways).mean()))
-        unit = max(unit, config.least)  # where all that moves are turns there is none
+        usual = float(np.median(ways) if config.directions else np.sqrt(np.square(ways).mean()))
+        unit = config.reach or max(usual, config.least)  # where all moves are turns, no way is usual
         seen = Moves(spec.action, config.rotations).seen(moves, ways[:, None] if config.directions else unit)
         chosen = np.resize(np.random.default_rng(0x5EE).permutation(len(moves)), config.candidates)
         source = None if config.representation is None else Source.read(config.representation)
@@ -210,7 +210,7 @@ class ManipulateBySeeing(OneArm):
         """Moves [B, 3 or 6] and whether to close [B] as rows [B, N, A]."""
         action, steps, entries = self.spec.action, self.config.stride, self._moves.entries
         rows = np.zeros((len(moves), steps, action.dim), np.float32)
-        rows[..., entries] = moves[:, None] / steps
+        rows[..., entries] = self._moves.split(moves, steps)[:, None]
         if closed is not None and action.gripper is not None:
             rows[..., action.gripper.index] = np.where(closed, action.gripper.closed, action.gripper.open)[:, None]
             for number, one in enumerate(sessions):
@@ -225,7 +225,14 @@ def recorded_moves(config: ManipulateBySeeingConfig, windows: Windows) -> np.nda
     last = np.minimum(windows.samples + config.stride, windows.ends[windows.samples])
     whole = windows.samples[last - windows.samples == config.stride]
     kind = Moves(windows.spec, config.rotations)
-    moves = kind.made_by(windows.actions[whole[:, None] + np.arange(config.stride)])
+    rows = windows.actions[whole[:, None] + np.arange(config.stride)]
+    turns = np.linalg.norm(rows[..., kind.entries][..., 3:], axis=2).sum(1)
+    if turns.max(initial=0) >= np.pi:
+        raise UnderstudyError(
+            f"a move over policy.stride={config.stride} steps turns by {turns.max():.1f}, half a circle or more: "
+            "policy.rotations=true wants rotation vectors in radians, and moves that turn less"
+        )
+    moves = kind.made_by(rows)
     moves = moves[kind.long_enough(moves, config.least, config.least_turn)]
     if not len(moves):
         raise UnderstudyError(

@@ -62,7 +62,7 @@ class ManipulateBySeeingConfig:
     """shorter moves are not learned from [m, or the action's own unit]"""
     rotations: bool = False
     """moves turn as well, and the network sees the first three rows of their transforms, as for the paper's knobs; for
-    ``directions=false`` and actions that are way and turn"""
+    ``directions=false`` and actions that are a way and a rotation vector [rad]"""
     least_turn: float = 0.05
     """nor are turns, unless the way is long enough [rad]"""
     directions: bool = True
@@ -165,6 +165,8 @@ class SeeingModel(nn.Module):
         self.register_buffer("candidates", candidates)
         self.register_buffer("length", torch.ones(()))
         numbers = candidates.shape[1]
+        rest = torch.eye(3, 4).flatten() if config.rotations else torch.zeros(numbers)
+        self.register_buffer("rest", rest, persistent=False)
         self.phi, self.gripper = self._pooled(make_eyes, config.state), None
         if config.learns == "distance":
             self.dynamics = Dynamics(config.state, config.hidden, numbers)
@@ -250,9 +252,10 @@ class SeeingModel(nn.Module):
         return known[torch.cdist(mean[:1], known).argmin(-1)][0]
 
     def _cloned(self, state: Tensor, goal: Tensor, move: Tensor) -> Tensor:
-        """Squared error and, since lengths say little, one minus the cosine [B]."""
+        """Squared error and, since lengths say little, one minus the cosine of what differs from rest [B]."""
         said = self.says(torch.cat([state, goal], dim=-1)).float()
-        return (said - move).square().mean(1) + 1 - functional.cosine_similarity(said, move)
+        cosine = functional.cosine_similarity(said - self.rest, move - self.rest)
+        return (said - move).square().mean(1) + 1 - cosine
 
 
 def paper_augmentation(size: int) -> v2.Compose:

@@ -1,6 +1,7 @@
 """Moves of a hand: out of the rows of a dataset's actions, as numbers for a network, and back into rows.
 
-A move is what some displacements make together: a way [3], and with rotations also a turn, as a rotation vector [3].
+A move is what some displacements make together: a way [3], and with rotations also a turn, as a rotation vector [3] in
+radians, which is also what the rows must hold.
 The network sees the way, divided by a unit; with rotations it sees the first three rows of the transform [R | way]
 instead, 12 numbers, as in Manipulate by Seeing (Wang, Dasari et al. 2023), which turns a knob so.
 """
@@ -8,10 +9,13 @@ instead, 12 numbers, as in Manipulate by Seeing (Wang, Dasari et al. 2023), whic
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import RigidTransform, Rotation
 
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec
+
+STILL = ("base", "world")
+"""Frames whose axes stand still while a hand moves; those of others (its own, a camera's) turn with it."""
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,27 @@ class Moves:
     def made_by(self, actions: np.ndarray) -> np.ndarray:
         """The move [B, 3 or 6] that rows [B, N, A] make one after the other.
 
-        In the frame ``base`` each turns about axes that stand still; in another (the tool's, a camera's) the axes
-        turn with the hand, and the next way is along them.
+        Where a frame is `STILL`, ways add and each turn is about the same axes; elsewhere the axes turn with the hand,
+        and the next way is along them.
         """
         rows = actions[..., self.entries]
         if not self.rotations:
             return rows.sum(1)
         way, turned = np.zeros((len(rows), 3)), Rotation.identity(len(rows))
-        still = self.spec.frame == "base"
+        still = self.spec.frame in STILL
         for row in np.moveaxis(rows, 1, 0):
             turn = Rotation.from_rotvec(row[:, 3:])
             way += row[:, :3] if still else turned.apply(row[:, :3])
             turned = turn * turned if still else turned * turn
         return np.concatenate([way, turned.as_rotvec()], axis=1)
+
+    def split(self, moves: np.ndarray, steps: int) -> np.ndarray:
+        """Moves [B, 3 or 6] as so many equal rows, each [B, 3 or 6], that make them one after the other."""
+        if not self.rotations or self.spec.frame in STILL:
+            return moves / steps
+        whole = RigidTransform.from_components(moves[:, :3], Rotation.from_rotvec(moves[:, 3:]))
+        way, turn = RigidTransform.from_exp_coords(whole.as_exp_coords() / steps).as_components()
+        return np.concatenate([way, turn.as_rotvec()], axis=1)
 
     def long_enough(self, moves: np.ndarray, least: float, least_turn: float) -> np.ndarray:
         """Which moves [B] go farther than ``least``, or turn more than ``least_turn`` [rad]."""

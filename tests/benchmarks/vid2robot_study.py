@@ -4,9 +4,9 @@ Four things of Meta-World, each to be opened and to be closed; films of a simula
 others of test scenes in the evaluation. A faucet looks the same before both; of the other three it is to be seen
 whether they are open, and so what is left to do. The same test scenes are played with a film of a hand, of the robot,
 of the opposite, with a blank one, one out of order, and with a hand that does the same, or the opposite, to another
-thing. Beside the whole: trained by its actions alone, without one loss at a time, with the film as a single vector (as in
-BC-Z), and told instead of shown, which is what a film can give at most. Each finished cell is a small json; run again
-to go on.
+thing. Beside the whole: trained by its actions alone, without one loss at a time, with the film as a single vector and
+words alone besides the actions (as in BC-Z), and told instead of shown, which is what a film can give at most. Each
+finished cell is a small json; run again to go on.
 """
 
 import json

@@ -26,10 +26,10 @@ def config_of(*overrides):
     return build(ManipulateBySeeingConfig, {key: value for key, value in plain.items() if key != "name"})
 
 
-def network(*overrides, count=12):
+def network(*overrides, count=12, numbers=3):
     config = config_of(*overrides)
     torch.manual_seed(0)
-    candidates = nn.functional.normalize(torch.randn(count, 3), dim=-1)
+    candidates = nn.functional.normalize(torch.randn(count, numbers), dim=-1)
 
     def eyes():
         made = ScratchEyes(config.encoder)
@@ -153,6 +153,18 @@ def test_a_cloner_that_is_right_pays_nothing():
     assert model._cloned(states, states, -move).item() == pytest.approx(4 / 3 + 2, abs=1e-4)
 
 
+def test_a_cloner_that_turns_the_other_way_pays_as_one_that_goes_there():
+    model = network("policy.learns=cloning", "policy.rotations=true", "policy.directions=false", numbers=12)
+    kind = Moves(ActionSpec("ee_delta", tuple("xyzuvw"), (-1.0,) * 6, (1.0,) * 6), rotations=True)
+    right, left = (torch.from_numpy(kind.seen(np.array([[0, 0, 0, 0, 0, turn]]), 1.0)) for turn in (0.01, -0.01))
+    model.says = nn.Sequential(nn.Linear(32, 12))
+    nn.init.zeros_(model.says[0].weight)
+    model.says[0].bias.data = right[0]
+    states = torch.randn(1, 16)
+    assert model._cloned(states, states, right).item() == pytest.approx(0, abs=1e-4)
+    assert model._cloned(states, states, left).item() == pytest.approx(2, abs=0.01)
+
+
 class Flat(nn.Module):
     """A world that is known: the state is a place on a line of the circle, moves turn it by their first entry."""
 
@@ -180,8 +192,17 @@ def test_the_mean_of_the_best_moves_is_made():
     torch.testing.assert_close(model.choose(here, goal, torch.Generator()), torch.tensor([[0.75, 0.1, 0]]))
 
 
+def test_looking_ahead_is_near_the_goal_all_the_way():
+    """The goal is one move away; of there, back and there again only that order is near it all the way."""
+    model = network("policy.planner=cem", "policy.cem.moves=3", "policy.cem.samples=256", "policy.cem.elites=8")
+    model.dynamics, model.candidates = Flat(), torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
+    here, goal = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(0.3), math.sin(0.3)]])
+    for seed in range(5):
+        assert model.choose(here, goal, torch.Generator().manual_seed(seed))[0, 0] == 1
+
+
 def test_looking_ahead_does_not_overshoot():
-    """The goal is one short move away: three long ones lead past it, and CEM sees that."""
+    """The goal is three short moves away: long ones lead past it, and CEM sees that."""
     model = network("policy.planner=cem", "policy.cem.moves=3", "policy.cem.samples=256", "policy.cem.elites=8")
     model.dynamics, model.candidates = Flat(), torch.tensor([[1.0, 0, 0], [0.1, 0, 0]])
     here, goal = torch.tensor([[1.0, 0.0]]), torch.tensor([[math.cos(0.09), math.sin(0.09)]])

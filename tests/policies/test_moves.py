@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import RigidTransform, Rotation
 
+from policies.manipulate_by_seeing import recorded_moves
 from policies.moves import Moves
 from policies.policy import load_policy
-from policies.train import TrainConfig, run
+from policies.train import TrainConfig, run, training_windows
 from vla.config import load
-from vla.data.lerobot import DatasetSpec, EpisodeWriter
+from vla.data.lerobot import DatasetSpec, EpisodeWriter, open_dataset
+from vla.errors import UnderstudyError
 from vla.types import ActionSpec, CameraSpec, Episode, Gripper, Observation, Task
 
 
@@ -32,9 +34,10 @@ def test_in_the_tools_frame_moves_add_up_as_transforms():
         np.testing.assert_allclose(move, [*way, *turn.as_rotvec()], atol=1e-9)
 
 
-def test_in_the_bases_frame_ways_add_and_turns_are_about_axes_that_stand_still():
+@pytest.mark.parametrize("frame", ["base", "world"])
+def test_in_frames_that_stand_still_ways_add_and_turns_are_about_the_same_axes(frame):
     actions = rows()
-    made = Moves(spec_of("base"), rotations=True).made_by(actions)
+    made = Moves(spec_of(frame), rotations=True).made_by(actions)
     np.testing.assert_allclose(made[:, :3], actions[..., :3].sum(1), atol=1e-9)
     arrow = np.array([1.0, 2.0, 3.0])
     for move, steps in zip(made, actions, strict=True):
@@ -42,6 +45,15 @@ def test_in_the_bases_frame_ways_add_and_turns_are_about_axes_that_stand_still()
         for step in steps:
             turned = Rotation.from_rotvec(step[3:6]).apply(turned)
         np.testing.assert_allclose(Rotation.from_rotvec(move[3:]).apply(arrow), turned, atol=1e-9)
+
+
+@pytest.mark.parametrize("frame", ["base", "tool"])
+def test_a_move_in_equal_rows_is_made_by_them(frame):
+    kind = Moves(spec_of(frame), rotations=True)
+    moves = kind.made_by(rows())
+    actions = np.zeros((5, 4, 7))
+    actions[..., :6] = kind.split(moves, 4)[:, None]
+    np.testing.assert_allclose(kind.made_by(actions), moves, atol=1e-9)
 
 
 @pytest.mark.parametrize("rotations", [False, True])
@@ -108,6 +120,18 @@ def turned(tmp_path):
                 )
             )
     return tmp_path / "data"
+
+
+def test_turns_of_half_a_circle_are_refused(turned, tmp_path):
+    given = ["policy=manipulate_by_seeing", "preset=tiny", f"data={turned}", f"out={tmp_path / 'out'}"]
+    given += ["policy.rotations=true", "policy.directions=false", "policy.stride=8"]
+    run(load(TrainConfig, "train", [*given, "trainer.steps=1"]))
+    dataset = open_dataset(turned)
+    config = load_policy(tmp_path / "out").config
+    windows = training_windows(dataset, config, holdout=0)
+    windows.actions[:, 5] *= 4
+    with pytest.raises(UnderstudyError, match="radians"):
+        recorded_moves(config, windows)
 
 
 def test_a_knob_is_turned_towards_its_picture(turned, tmp_path):

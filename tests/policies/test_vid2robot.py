@@ -137,6 +137,17 @@ def test_alignment_there_and_back_by_hand():
     assert float(cycle_between(a, b, times, scale=1.0)) == pytest.approx(expected, abs=1e-6)
 
 
+def test_alignment_is_in_squared_frames_of_whole_films_and_from_the_state():
+    """Frames that all look alike come back to the middle: the variance of 0 … F - 1."""
+    model = network("policy.contrast=0", "policy.words=0")
+    alike = torch.ones(2, 5, 4)
+    assert float(model._cycled(alike, alike)) == pytest.approx(2)
+    torch.nn.init.zeros_(model.align[-1].weight)
+    batch = batch_of(model)
+    prompt, state = (np.var(np.arange(n)) for n in (model.config.prompt_frames, model.config.state_frames))
+    assert model.losses(batch)["alignment"].item() == pytest.approx((prompt + state) / 2, rel=1e-4)
+
+
 def test_contrast_by_hand_and_no_negatives_of_the_same_task():
     contrast = SigmoidContrast()
     unit = torch.eye(3)[:2]
