@@ -53,6 +53,10 @@ CAMERAS = (*_ALIASES, *CLOSE_UPS, *_UPSIDE_DOWN, *_UPRIGHT)
 """``front`` is LeRobot's zoomed corner2, ``wrist`` looks past the fingers at what is under them, ``side`` and ``top``
 are close to the place where most objects lie; the others are Meta-World's, turned upright."""
 
+HALFWAY = ("door-lock", "door-unlock", "drawer-close", "drawer-open", "faucet-close", "faucet-open", "window-close")
+HALFWAY += ("window-open",)
+"""Tasks of which the opposite is another task at the same thing, from the same place of the hand."""
+
 ProfileName = Literal["fast", "lerobot"]
 RendererName = Literal["auto", "gl", "ray"]
 
@@ -135,7 +139,8 @@ class MetaWorldSuite:
 
     ``profile``: ``fast`` or ``lerobot``, see above; ``image_size``: pixels a side (64 in ``fast``, always 480 in
     ``lerobot``); ``cameras``: any of `CAMERAS` (``front`` alone by default; none at all is quickest, for those who
-    need no pictures); ``renderer``: ``auto`` takes OpenGL where there is one and the rays elsewhere.
+    need no pictures); ``renderer``: ``auto`` takes OpenGL where there is one and the rays elsewhere; ``halfway``: only
+    the tasks of `HALFWAY`, which begin in the middle, and no goal is marked, so that the scene does not tell the task.
 
     One suite plays any number of tasks; it keeps the scenes of the last eight.
     """
@@ -147,6 +152,7 @@ class MetaWorldSuite:
         image_size: int | None = None,
         cameras: Sequence[str] | None = None,
         renderer: RendererName = "auto",
+        halfway: bool = False,
     ) -> None:
         if profile not in _PROFILES:
             raise unknown("profile", profile, _PROFILES)
@@ -158,6 +164,9 @@ class MetaWorldSuite:
                 f"profile 'lerobot' has one camera, 'front', of 480 px; got {', '.join(names)} of {size} px; "
                 "leave image_size and cameras out, or use profile='fast'"
             )
+        if profile == "lerobot" and halfway:
+            raise UnderstudyError("profile 'lerobot' begins where LeRobot does; for halfway=true use profile='fast'")
+        self._halfway = halfway
         self._renderer = _renderer(profile, renderer)
         self._check_cameras(names)
         self.max_steps = self._profile.max_steps
@@ -175,7 +184,7 @@ class MetaWorldSuite:
             cameras=tuple(CameraSpec(name, size, size) for name in names),
             proprio_names=("ee_x", "ee_y", "ee_z", "gripper_opening"),
             control_hz=_HZ,
-            fingerprint=f"metaworld-1 {profile} {self._renderer} {'+'.join(names)} {size}px",
+            fingerprint=f"metaworld-1 {profile} {self._renderer} {'+'.join(names)} {size}px" + " halfway" * halfway,
         )
         self._scenes: dict[str, _Scene] = {}
         self._task = ""
@@ -210,8 +219,12 @@ class MetaWorldSuite:
             raise unknown("task", task, self.task_names())
         if seed < 0:
             raise UnderstudyError(f"a seed is 0 or more, got {seed}")
+        if self._halfway and name not in HALFWAY:
+            raise unknown("task that can begin halfway", task, tuple(f"metaworld/{one}" for one in HALFWAY))
         scene = self._scene(name)
         self._state = scene.reset(int(seed))
+        if self._halfway:
+            self._state = _begin_halfway(scene.env)
         self._task, self._steps, self._success = name, 0, False
         if not self._profile.nice:
             _put_in_place(scene.env)
@@ -315,6 +328,21 @@ class MetaWorldSuite:
         for name in names:
             if name not in allowed:
                 raise unknown("camera", name, allowed)
+
+
+def _begin_halfway(env: Any) -> np.ndarray:
+    """Put the one joint that is not the robot's into the middle of its range, unmark the goal; the observation [39]."""
+    import mujoco
+
+    model, data = env.model, env.data
+    own = model.body_rootid[model.jnt_bodyid] != model.body("base").id
+    (joint,) = np.flatnonzero(own & (model.jnt_type != mujoco.mjtJoint.mjJNT_FREE))
+    data.qpos[model.jnt_qposadr[joint]] = model.jnt_range[joint].mean()
+    data.qvel[model.jnt_dofadr[joint]] = 0
+    model.site_rgba[:, 3] = 0
+    mujoco.mj_forward(model, data)
+    env._prev_obs = env._get_curr_obs_combined_no_goal()
+    return env._get_obs().astype(np.float64)
 
 
 def _put_in_place(env: Any) -> None:

@@ -1,12 +1,11 @@
 """Vid2Robot, shown by people it never saw in scenes it never saw: is the film heeded, and what are its losses worth?
 
-Four things of Meta-World, each to be opened and to be closed; films of a simulated hand at these tasks show what to do,
-others of test scenes in the evaluation. A faucet looks the same before both; of the other three it is to be seen
-whether they are open, and so what is left to do. The same test scenes are played with a film of a hand, of the robot,
-of the opposite, with a blank one, one out of order, and with a hand that does the same, or the opposite, to another
-thing. Beside the whole: trained by its actions alone, without one loss at a time, with the film as a single vector and
-words alone besides the actions (as in BC-Z), and told instead of shown, which is what a film can give at most. Each
-finished cell is a small json; run again to go on.
+Four things of Meta-World, each to be opened and to be shut, all of them half open and with no goal marked: only the film
+tells which. Films of a simulated hand show it, others of test scenes in the evaluation. The same test scenes are played
+with a film of a hand, of the robot, of the opposite, with a blank one, one out of order, and with a hand that does the
+same, or the opposite, to another thing. Beside the whole: trained by its actions alone, without one loss at a time,
+with the film as a single vector and words alone besides the actions (as in BC-Z), and told instead of shown, which is
+what a film can give at most. Each finished cell is a small json; run again to go on.
 """
 
 import json
@@ -38,8 +37,16 @@ from vla.prompt import spread
 from vla.representation.evaluation.retrieval import retrieve
 from vla.representation.evaluation.temporal import kendall_tau
 
-THINGS, ACTS = ("faucet", "window", "drawer", "door"), ("open", "close")
-TASKS = tuple(f"metaworld/{thing}-{act}" for thing in THINGS for act in ACTS)
+THINGS = {
+    "faucet": ("open", "close"),
+    "window": ("open", "close"),
+    "drawer": ("open", "close"),
+    "door": ("unlock", "lock"),
+}
+NEXT = {"faucet": "window", "window": "drawer", "drawer": "faucet"}
+"""Things at which the same is done by the same name."""
+TASKS = tuple(f"metaworld/{thing}-{act}" for thing, acts in THINGS.items() for act in acts)
+SUITE = mt10.SUITE | {"halfway": True}
 BATCH = 64
 SECONDS = 1500.0
 """Of training, for each cell."""
@@ -77,18 +84,18 @@ ALIKE = ("recall_at_1", "chance", "kendall_tau")
 
 def shows(how: str) -> dict[str, str]:
     """Task → the one in the film that it is shown."""
-    other = dict(zip(THINGS, THINGS[1:] + THINGS[:1], strict=True)) if "other-thing" in how else {}
-    turned = dict(zip(ACTS, reversed(ACTS), strict=True)) if "opposite" in how else {}
-    return {
-        f"metaworld/{thing}-{act}": f"metaworld/{other.get(thing, thing)}-{turned.get(act, act)}"
-        for thing in THINGS
-        for act in ACTS
-    }
+    found = {}
+    for thing in NEXT if "other-thing" in how else THINGS:
+        other = NEXT[thing] if "other-thing" in how else thing
+        acts = THINGS[other]
+        for act, same in zip(THINGS[thing], reversed(acts) if "opposite" in how else acts, strict=True):
+            found[f"metaworld/{thing}-{act}"] = f"metaworld/{other}-{same}"
+    return found
 
 
 def demonstrations(work: Path, episodes: int) -> Path:
     """Episodes of Meta-World's experts."""
-    about = {"tasks": list(TASKS), "episodes": episodes, "suite": mt10.SUITE, "noise": mt10.NOISE}
+    about = {"tasks": list(TASKS), "episodes": episodes, "suite": SUITE, "noise": mt10.NOISE}
     return collect.run(build(collect.CollectConfig, about | {"out": work / "data"}))
 
 
@@ -162,7 +169,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--episodes", type=int, default=20, help="test scenes of each task")
     arguments.add_argument("--work", type=Path, default=Path("outputs/vid2robot"), help="where all of it goes")
     given = arguments.parse_args(argv)
-    setting, cells = Setting(json.dumps(mt10.SUITE, sort_keys=True)), {}
+    setting, cells = Setting(json.dumps(SUITE, sort_keys=True)), {}
     data = demonstrations(given.work, given.demos)
     learned = films_of(given.work, given.clips, split="train", embodiment="hand")
     # of other scenes each, so that nobody knows a film again by its scene
@@ -203,8 +210,8 @@ def table(cells: Mapping[str, Cell]) -> str:
         [
             who,
             mean_of(cell),
-            more(cell, whole) if whole and cell is not whole else "",
-            *(str(cell["tasks"][task]) for task in TASKS),
+            more(cell, whole) if whole and cell is not whole and len(cell["tasks"]) == len(TASKS) else "",
+            *(str(cell["tasks"].get(task, "–")) for task in TASKS),
             str(cell.get("train_steps", "")),
         ]
         for who, cell in cells.items()
