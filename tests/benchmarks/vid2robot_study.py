@@ -1,11 +1,11 @@
 """Vid2Robot, shown by people it never saw in scenes it never saw: is the film heeded, and what are its losses worth?
 
-Four things of Meta-World, each to be opened and to be shut, all of them half open and with no goal marked: only the film
-tells which. Films of a simulated hand show it, others of test scenes in the evaluation. The same test scenes are played
-with a film of a hand, of the robot, of the opposite, with a blank one, one out of order, and with a hand that does the
-same, or the opposite, to another thing. Beside the whole: trained by its actions alone, without one loss at a time,
-with the film as a single vector and words alone besides the actions (as in BC-Z), and told instead of shown, which is
-what a film can give at most. Each finished cell is a small json; run again to go on.
+Four things of Meta-World, each to be opened and to be shut, all of them half open and with no goal marked: only the
+film tells which. Films of a simulated hand show it, others of test scenes in the evaluation. The same test scenes are
+played with a film of a hand, of the robot, of the opposite, with a blank one, one out of order, and with a hand that
+does the same, or the opposite, to another thing. Beside the whole: trained by its actions alone, without one loss at a
+time, with the film as a single vector and words alone besides the actions (as in BC-Z), and told instead of shown,
+which is what a film can give at most. Each finished cell is a small json; run again to go on.
 """
 
 import json

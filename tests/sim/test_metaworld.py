@@ -250,6 +250,7 @@ def test_only_so_many_scenes_are_kept_and_a_dropped_one_comes_back_the_same(monk
     [
         ({"profile": "lerobt"}, "did you mean 'lerobot'"),
         ({"renderer": "glx"}, "unknown renderer"),
+        ({"profile": "lerobot", "halfway": True}, "halfway"),
         ({"cameras": ("frnt",)}, "did you mean 'front'"),
         ({"cameras": ("behindGripper",), "renderer": "ray"}, "unknown camera 'behindGripper'"),
     ],
@@ -275,6 +276,36 @@ def test_episodes_are_checked():
         with pytest.raises(UnderstudyError, match="four finite numbers"):
             suite.step(action)
     suite.close()
+
+
+@pytest.mark.parametrize("pair", [("drawer-open", "drawer-close"), ("door-lock", "door-unlock")])
+def test_halfway_two_opposite_tasks_begin_alike_and_both_can_be_done(pair):
+    other = {}
+    for halfway in (False, True):
+        suite, begun = make_suite("metaworld", cameras=("side", "top"), halfway=halfway), []
+        for task in (f"metaworld/{name}" for name in pair):
+            suite.reset(task, 7)
+            begun.append(np.stack([*suite.observe().images.values()]).astype(int))
+            assert succeed(suite, task, 7)
+        other[halfway] = np.mean(np.abs(begun[0] - begun[1]).max(axis=3) > 40)
+        suite.close()
+    assert other[True] < 0.06
+    assert other[False] > 1.5 * other[True]
+
+
+def test_halfway_there_is_no_mark_of_the_goal_and_only_what_has_an_opposite():
+    plain, half = (make_suite("metaworld", cameras=("top",), halfway=halfway) for halfway in (False, True))
+    assert plain.spec.fingerprint != half.spec.fingerprint
+    for suite in (plain, half):
+        suite.reset("metaworld/faucet-open", 7)
+    assert (plain._env.model.site_rgba[:, 3] > 0).any()
+    assert not half._env.model.site_rgba[:, 3].any()
+    assert not np.array_equal(plain.observe().images["top"], half.observe().images["top"])
+    np.testing.assert_allclose(half._env.data.qpos, plain._env.data.qpos, atol=1e-6)  # a faucet begins there anyhow
+    with pytest.raises(UnderstudyError, match="can begin halfway"):
+        half.reset(REACH, 0)
+    for suite in (plain, half):
+        suite.close()
 
 
 @pytest.mark.slow
