@@ -53,8 +53,10 @@ CAMERAS = (*_ALIASES, *CLOSE_UPS, *_UPSIDE_DOWN, *_UPRIGHT)
 """``front`` is LeRobot's zoomed corner2, ``wrist`` looks past the fingers at what is under them, ``side`` and ``top``
 are close to the place where most objects lie; the others are Meta-World's, turned upright."""
 
-HALFWAY = ("door-lock", "door-unlock", "drawer-close", "drawer-open", "faucet-close", "faucet-open", "window-close")
-HALFWAY += ("window-open",)
+HALFWAY = (
+    *("door-lock", "door-unlock", "drawer-close", "drawer-open"),
+    *("faucet-close", "faucet-open", "window-close", "window-open"),
+)
 """Tasks of which the opposite is another task at the same thing, from the same place of the hand."""
 
 ProfileName = Literal["fast", "lerobot"]

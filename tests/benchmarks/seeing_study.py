@@ -158,7 +158,7 @@ def otherwise(checkpoint: Path, setting: str, value: str) -> Path:
 
 
 def main(argv: list[str]) -> int:
-    """``vla bench seeing_study``: an hour and a half on two cores."""
+    """``vla bench seeing_study``: two hours and a half on a core."""
     arguments = parser("seeing_study", __doc__)
     arguments.add_argument("--cells", nargs="+", default=[*CELLS, *PLANNED], choices=[*CELLS, *PLANNED], metavar="CELL")
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="of training, for each cell")
