@@ -73,6 +73,9 @@ class Vid2RobotConfig:
     head: Literal["bins", "diffusion"] = "bins"
     """``bins`` is the paper's; ``diffusion``: CogACT's head on the mean of the same tokens"""
     bins: int = 256
+    decode: Literal["likeliest", "mean"] = "likeliest"
+    """which action the bins' probabilities make: ``likeliest`` is the paper's; ``mean`` strays less after short
+    training, when the likeliest of many bins that are nearly as likely is a matter of chance"""
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     pred_horizon: int = 4
     exec_horizon: int = 4
@@ -310,7 +313,7 @@ class BinsHead(nn.Module):
     def __init__(self, config: Vid2RobotConfig, *, action_dim: int) -> None:
         super().__init__()
         width, heads = config.encoder.width, config.encoder.heads
-        self.noise_shape, self.bins = (config.pred_horizon, action_dim), config.bins
+        self.noise_shape, self.bins, self.decode = (config.pred_horizon, action_dim), config.bins, config.decode
         self.queries = nn.Parameter(0.02 * torch.randn(config.pred_horizon * (action_dim + 1), width))
         self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(config.action_depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -328,9 +331,11 @@ class BinsHead(nn.Module):
 
     @torch.no_grad()
     def sample(self, context: TokenGroup, noise: Tensor) -> Tensor:
-        """The likeliest bins; ``noise`` says nothing."""
-        chosen = self._logits(context)[..., :-1, :].argmax(-1)
-        return chosen.float() / (self.bins - 1) * 2 - 1
+        """The likeliest bins, or their mean; ``noise`` says nothing."""
+        logits = self._logits(context)[..., :-1, :]
+        if self.decode == "mean":
+            return logits.softmax(-1) @ torch.linspace(-1, 1, self.bins, device=logits.device)
+        return logits.argmax(-1).float() / (self.bins - 1) * 2 - 1
 
     def _logits(self, context: TokenGroup) -> Tensor:
         """[B, N, A + 1, bins]."""

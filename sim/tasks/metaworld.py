@@ -53,17 +53,20 @@ CAMERAS = (*_ALIASES, *CLOSE_UPS, *_UPSIDE_DOWN, *_UPRIGHT)
 """``front`` is LeRobot's zoomed corner2, ``wrist`` looks past the fingers at what is under them, ``side`` and ``top``
 are close to the place where most objects lie; the others are Meta-World's, turned upright."""
 
-HALFWAY = (
-    *("door-lock", "door-unlock", "drawer-close", "drawer-open"),
-    *("faucet-close", "faucet-open", "window-close", "window-open"),
-)
-"""Tasks of which the opposite is another task at the same thing, from the same place of the hand."""
+HALFWAY = {
+    **dict.fromkeys(("door-lock", "door-unlock"), "door-unlock"),
+    **dict.fromkeys(("drawer-close", "drawer-open"), "drawer-open"),
+    **dict.fromkeys(("faucet-close", "faucet-open"), "faucet-open"),
+    **dict.fromkeys(("window-close", "window-open"), "window-open"),
+}
+"""Tasks of which the opposite is another task at the same thing → the one of the two that says where it stands."""
 
 ProfileName = Literal["fast", "lerobot"]
 RendererName = Literal["auto", "gl", "ray"]
 
 _SCENES_KEPT = 8  # a scene holds about 60 MB, and 30 MB more for each size of its OpenGL pictures
 _HZ = 80.0
+_SETTLING = 400  # steps of physics: a second
 _PLAIN = (bool, int, float, np.ndarray, list, tuple, type(None))  # what Meta-World remembers of an episode is of these
 _FILM_CAMERA = "front"
 
@@ -96,8 +99,10 @@ def _environment_class(task: str) -> type:
 class _Scene:
     """One task's environment, and the cameras that have looked at it."""
 
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, *, halfway: bool) -> None:
         self.env: Any = _environment_class(task)()
+        if halfway:  # a window to be shut stands elsewhere than one to be opened, and higher
+            self.env._random_reset_space = _environment_class(HALFWAY[task])()._random_reset_space
         self.env.max_path_length = np.inf  # how long an episode may be is for the caller to say
         self.env.seeded_rand_vec, self.env._freeze_rand_vec = True, False
         self.env._set_task_called = True
@@ -186,7 +191,7 @@ class MetaWorldSuite:
             cameras=tuple(CameraSpec(name, size, size) for name in names),
             proprio_names=("ee_x", "ee_y", "ee_z", "gripper_opening"),
             control_hz=_HZ,
-            fingerprint=f"metaworld-1 {profile} {self._renderer} {'+'.join(names)} {size}px" + " halfway" * halfway,
+            fingerprint=f"metaworld-1 {profile} {self._renderer} {'+'.join(names)} {size}px" + " halfway 2" * halfway,
         )
         self._scenes: dict[str, _Scene] = {}
         self._task = ""
@@ -297,7 +302,7 @@ class MetaWorldSuite:
 
     def _scene(self, task: str) -> _Scene:
         """The scene of ``task``, now the most recently used one."""
-        scene = self._scenes.pop(task, None) or _Scene(task)
+        scene = self._scenes.pop(task, None) or _Scene(task, halfway=self._halfway)
         self._scenes[task] = scene
         while len(self._scenes) > _SCENES_KEPT:
             self._scenes.pop(next(iter(self._scenes))).close()
@@ -333,16 +338,20 @@ class MetaWorldSuite:
 
 
 def _begin_halfway(env: Any) -> np.ndarray:
-    """Put the one joint that is not the robot's into the middle of its range, unmark the goal; the observation [39]."""
+    """Put the one joint that is not the robot's into the middle of its range, unmark the goal; the observation [39].
+
+    The hand comes to rest first: at reset one of two opposite tasks may have waited longer for it than the other.
+    """
     import mujoco
 
     model, data = env.model, env.data
     own = model.body_rootid[model.jnt_bodyid] != model.body("base").id
     (joint,) = np.flatnonzero(own & (model.jnt_type != mujoco.mjtJoint.mjJNT_FREE))
-    data.qpos[model.jnt_qposadr[joint]] = model.jnt_range[joint].mean()
-    data.qvel[model.jnt_dofadr[joint]] = 0
     model.site_rgba[:, 3] = 0
-    mujoco.mj_forward(model, data)
+    for proceed in (*[mujoco.mj_step] * _SETTLING, mujoco.mj_forward):
+        data.qpos[model.jnt_qposadr[joint]] = model.jnt_range[joint].mean()
+        data.qvel[model.jnt_dofadr[joint]] = 0
+        proceed(model, data)
     env._prev_obs = env._get_curr_obs_combined_no_goal()
     return env._get_obs().astype(np.float64)
 

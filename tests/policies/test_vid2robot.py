@@ -90,6 +90,11 @@ def test_the_likeliest_bin_is_the_action():
     logits[:, :3, 4, 0], logits[:, 3, 4, 255] = 9.0, 9.0
     head._logits = lambda _: logits
     np.testing.assert_allclose(head.sample(context, torch.empty(0))[0, 2], actions, atol=1 / 254)
+    head.decode = "mean"
+    np.testing.assert_allclose(head.sample(context, torch.empty(0))[0, 2], actions, atol=1 / 254)
+    logits[..., :-1, 255] = 9.0  # as likely as the other
+    np.testing.assert_allclose(head.sample(context, torch.empty(0))[0, 2], (actions + 1) / 2, atol=1 / 254)
+    logits[..., :-1, 255] = torch.where(wanted == 255, 9.0, -9.0)
     mask = torch.tensor([[True, True, True, False]])
     assert float(head.loss(context, actions.expand(1, 4, 4), mask)) < 1e-4
     assert float(head.loss(context, actions.expand(1, 4, 4), ~mask)) > 5
