@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 VENV := .venv
+HANDS := .venv-hands
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON_VERSION := 3.12
@@ -18,7 +19,11 @@ OWN_UV := .venv-uv/bin/uv
 UV = $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(CURDIR)/$(OWN_UV))
 COMPILE = $(UV) pip compile --quiet --python-version $(PYTHON_VERSION) --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help setup demo check test test-all bench lock check-lerobot-policies
+# All that MediaPipe's hands import; it declares JAX and a second OpenCV too.
+HANDS_NEED := mediapipe==0.10.14 absl-py attrs contourpy cycler 'flatbuffers<26' fonttools kiwisolver 'matplotlib<4' \
+  'numpy<2.3' opencv-python-headless==4.13.0.92 packaging pillow 'protobuf<5' pyparsing python-dateutil six
+
+.PHONY: help setup hands demo check test test-all bench lock check-lerobot-policies
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 26
@@ -33,6 +38,14 @@ $(STAMP): requirements.lock pyproject.toml
 	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true
+	@touch $@
+
+# MediaPipe wants a protobuf that the rest cannot work with, and declares more than finding hands needs.
+hands: $(HANDS)/.installed ## make .venv-hands, in which hands are found in videos (MediaPipe)
+
+$(HANDS)/.installed: requirements-hands.lock | $(STAMP)
+	@$(HANDS)/bin/python --version >/dev/null 2>&1 || $(UV) venv --quiet --clear --python $(PYTHON_VERSION) $(HANDS)
+	$(UV) pip install --quiet --python $(HANDS)/bin/python --no-deps --require-hashes -r requirements-hands.lock
 	@touch $@
 
 # --target also works where the system's Python is externally managed; venv where there is no pip at all.
@@ -53,11 +66,11 @@ check: setup ## format, lint, types, import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check ## what CI runs: check, then every test that is not slow, those in real time one after the other
+test: check hands ## what CI runs: check, then every test that is not slow, those in real time one after the other
 	$(TEST) -m "not slow and not realtime"
 	$(call IN_REAL_TIME,not slow and realtime)
 
-test-all: check ## check, then every test
+test-all: check hands ## check, then every test
 	$(TEST) -m "not realtime"
 	$(call IN_REAL_TIME,realtime)
 
@@ -70,6 +83,7 @@ bench: setup ## time every part against its peers (studies are run by name); res
 
 lock: $(STAMP) ## write requirements.lock again: pins, hashes, no index address (LOCK_FLAGS=--upgrade moves the pins)
 	$(COMPILE) --generate-hashes --group dev $(LOCK_FLAGS) pyproject.toml -o requirements.lock
+	printf '%s\n' $(HANDS_NEED) | $(COMPILE) --generate-hashes --no-deps $(LOCK_FLAGS) - -o requirements-hands.lock
 
 check-lerobot-policies: $(STAMP) ## LeRobot's own policies resolve beside ours, at the locked versions
 	echo 'lerobot[pi,smolvla,diffusion]' | $(COMPILE) --constraints requirements.lock - | grep -E '^(lerobot|torch|transformers|diffusers|numpy)=='

@@ -8,7 +8,6 @@ In simulation the arm is armed at once; on hardware an operator does it, with th
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
@@ -20,23 +19,25 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
-from typing import get_args
 
 import numpy as np
 
-from policies.execution import Ensemble, ExecutionConfig
-from policies.policy import SPEC_FILE, Realtime, read_spec
+from policies.execution import ExecutionConfig
+from policies.policy import SPEC_FILE, read_spec
+from robot_bridge.arguments import box, camera, drive_arguments, option, pair
 from robot_bridge.arms.arm import ARMS, Box, make_arm
 from robot_bridge.client import BridgeError, Connection
 from robot_bridge.control import MOVING, ControlConfig, State
+from robot_bridge.demonstration import demo_spec, prepared
 from robot_bridge.fitting import Side, alike, misfits, of_policy
 from robot_bridge.keyboard import Keyboard
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Plan
 from robot_bridge.report import write_report
+from robot_bridge.retarget.folder import Prepared
 from robot_bridge.run import Run, run_folder
 from robot_bridge.showing import Shows
-from robot_bridge.stage import STAGES, Stage, make_stage
+from robot_bridge.stage import STAGES, Stage, bare_arm, make_stage
 from robot_bridge.transport import Keys
 from robot_bridge.views import Views
 from robot_bridge.wire import Codec
@@ -66,6 +67,7 @@ class Drive:
     seed: int = 0
     control: ControlConfig = field(default_factory=ControlConfig)
     replay: Path | None = None
+    demo: Path | None = None
     record: Path | None = None
     out: Path | None = None
     views: bool = False
@@ -102,9 +104,10 @@ def drive(asked: Drive, *, keyboard: Keyboard | None = None) -> list[Driven]:
 def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
     folder = run_folder()
     actions = None
-    if asked.replay is not None:
+    rows = _demo(asked).joints if asked.demo else asked_actions(asked.replay, spec) if asked.replay else None
+    if rows is not None:
         actions = folder / "actions.npy"
-        np.save(actions, asked_actions(asked.replay, spec), allow_pickle=False)
+        np.save(actions, rows, allow_pickle=False)
     return Plan(
         folder=folder,
         arm=stage.arm,
@@ -116,6 +119,7 @@ def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
         name=asked.name,
         config=asked.control,
         actions=actions,
+        goes_on=asked.demo is not None,
         record=asked.record,
         workspace=asked.workspace,
         shows=asked.shows,
@@ -126,7 +130,7 @@ def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
 @contextmanager
 def _serving(asked: Drive) -> Iterator[str]:
     """The address of the server: the one that was given, or one of our own on this machine."""
-    if asked.server or asked.replay is not None:
+    if asked.server or asked.replay is not None or asked.demo is not None:
         yield asked.server
         return
     if asked.checkpoint is None:
@@ -161,6 +165,8 @@ def _serving(asked: Drive) -> Iterator[str]:
 
 def _spec(asked: Drive, address: str) -> PolicySpec:
     """What is served; a checkpoint on this machine that says otherwise is refused."""
+    if asked.demo is not None:
+        return demo_spec(bare_arm(asked.arm, asked.arm_options).spec, _demo(asked).hz)
     if asked.replay is not None:
         if asked.checkpoint is None:
             raise UnderstudyError(
@@ -202,7 +208,7 @@ def _episodes(asked: Drive, run: Run, stage: Stage, keyboard: Keyboard | None) -
             if number:
                 stage.begin(number)
             instruction = asked.instruction or stage.instruction
-            if not instruction and asked.replay is None and not asked.shows.something:
+            if not instruction and asked.replay is None and asked.demo is None and not asked.shows.something:
                 raise UnderstudyError('say what to do: --instruction "lift the red cube"')
             run.begin(Task(instruction), seed=asked.seed + number, timeout_s=SERVING_S)
             ended = _episode(asked, run, stage, keyboard, log, views)
@@ -256,6 +262,22 @@ def _why(ended: Driven) -> str:
     return f" ({ended.reason})" if ended.reason else ""
 
 
+def made_of(given: argparse.Namespace) -> Path:
+    """The folder of what was made of the videos, which is done first where they are no such folder."""
+    if len(given.demo) == 1 and Path(given.demo[0]).is_dir():
+        return Path(given.demo[0])
+    command = import_module("robot_bridge.retarget.command")
+    out = (given.out or Path("outputs/drive")) / "demo"
+    options = tuple(map(option, given.arm_option))
+    command.run(command.Asked(command.named(given.demo), out, given.cameras, arm=given.arm, arm_options=options))
+    return out
+
+
+def _demo(asked: Drive) -> Prepared:
+    assert asked.demo is not None
+    return prepared(asked.demo, asked.arm, bare_arm(asked.arm, asked.arm_options).spec)
+
+
 def asked_actions(dataset: Path, spec: PolicySpec, episode: int = 0) -> np.ndarray:
     """The actions [T, A] of a recorded episode; raises `UnderstudyError` for those of another kind of arm."""
     opened = import_module("vla.data.lerobot_reader").open_dataset(dataset)
@@ -267,20 +289,9 @@ def asked_actions(dataset: Path, spec: PolicySpec, episode: int = 0) -> np.ndarr
     return np.asarray(opened.episode(episode).actions, np.float32)
 
 
-EXAMPLES = """\
-examples:
-  vla drive outputs/demo/train --arm sim --arm-option task=tabletop/press-button --episodes 3 --out outputs/drive
-  vla drive outputs/train --arm so101 --arm-option port=/dev/ttyACM0 --camera front=0 --instruction "lift the cube"
-  vla drive --server tcp://10.0.0.7:5555 --key keys/left.key_secret --server-key keys/server.key --arm ur \\
-      --arm-option host=10.0.0.9 --camera front=0 --instruction "lift the cube" --shadow
-
-keys: a arm, r reset, space stop, q leave; from another terminal: vla order stop
-"""
-
-
 def main(argv: list[str]) -> int:
     """``vla drive``."""
-    given = _arguments().parse_args(argv)
+    given = drive_arguments().parse_args(argv)
     how = ExecutionConfig(ensemble=given.ensemble, exec_horizon=given.exec_horizon, realtime=given.realtime)
     if how.realtime != "none" and how.ensemble != "newest":
         raise UnderstudyError("--realtime goes with --ensemble newest alone")
@@ -292,8 +303,8 @@ def main(argv: list[str]) -> int:
     asked = Drive(
         checkpoint=given.checkpoint,
         arm=given.arm,
-        arm_options=tuple(map(_option, given.arm_option)),
-        cameras=tuple((name, _camera(value)) for name, value in map(_pair, given.camera)),
+        arm_options=tuple(map(option, given.arm_option)),
+        cameras=tuple((name, camera(value)) for name, value in map(pair, given.camera)),
         instruction=given.instruction,
         server=given.server,
         keys=None if given.key is None else Keys(given.key, given.server_key),
@@ -303,6 +314,7 @@ def main(argv: list[str]) -> int:
         seed=given.seed,
         control=control,
         replay=given.replay,
+        demo=given.demo and made_of(given),
         record=given.record,
         out=given.out,
         views=given.rerun,
@@ -317,80 +329,3 @@ def main(argv: list[str]) -> int:
     if known:
         sys.stdout.write(f"{sum(known)} of {len(known)} episodes achieved\n")
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UnderstudyError(f"{text!r} is not written name=value")
-    return name, value
-
-
-def _option(text: str) -> tuple[str, object]:
-    name, value = _pair(text)
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-def box(corners: list[float]) -> Box:
-    """Six numbers as two corners; raises `UnderstudyError` when they are none."""
-    low, high = (corners[0], corners[1], corners[2]), (corners[3], corners[4], corners[5])
-    if not all(one < other for one, other in zip(low, high, strict=True)):
-        raise UnderstudyError(f"a workspace is written lowest x y z, then highest x y z [m]; got {corners}")
-    return low, high
-
-
-def _camera(value: str) -> object:
-    """A number or a path, or all of LeRobot's settings of a camera as JSON."""
-    if value.startswith("{"):
-        return json.loads(value)
-    return {"type": "opencv", "index_or_path": int(value) if value.isdigit() else value}
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "vla drive",
-        description="Drive an arm, simulated or real, by a policy.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "checkpoint",
-        type=Path,
-        nargs="?",
-        help="folder of a checkpoint; served on this machine unless --server is given",
-    )
-    add("--arm", default="sim", help=f"{', '.join(ARMS)} (%(default)s)")
-    add("--arm-option", action="append", default=[], metavar="NAME=VALUE", help="of the arm: port=…, host=…, task=…")
-    add(
-        "--camera",
-        action="append",
-        default=[],
-        metavar="NAME=WHICH",
-        help="a number, a path, or LeRobot's settings as JSON",
-    )
-    add("--instruction", default="", help="what to do; in simulation the task says it")
-    add("--prompt", type=Path, metavar="VIDEO", help="a video of somebody doing it, for a policy that is shown")
-    add("--goal", type=Path, metavar="IMAGE", help="what it should see in the end (of a video, the last frame)")
-    add("--server", default="", help="tcp://HOST:PORT of `vla serve`")
-    add("--key", type=Path, help="this robot's .key_secret")
-    add("--server-key", type=Path, help="the server's .key")
-    add("--name", default="arm", help="of the arm at the server, which lets one robot drive it (%(default)s)")
-    add("--episodes", type=int, default=1, help="%(default)s")
-    add("--seconds", type=float, default=30.0, help="of an episode, at most (%(default)s)")
-    add("--seed", type=int, default=0, help="of the policy's noise (%(default)s)")
-    add("--ensemble", default="newest", choices=get_args(Ensemble), help="of chunks that overlap (%(default)s)")
-    add("--exec-horizon", type=int, help="steps between two chunks; the policy's own, if not given")
-    add("--realtime", default="none", choices=get_args(Realtime), help="real-time chunking (%(default)s)")
-    add("--codec", default="raw", choices=get_args(Codec), help="of pictures; jpeg for 1 Gb/s and less (%(default)s)")
-    add("--workspace", type=float, nargs=6, metavar="M", help="box of the tool, in the base's frame: x y z, x y z")
-    add("--interpolation", default="spline", choices=("spline", "steps"), help="%(default)s")
-    add("--shadow", action="store_true", help="look and ask, but send nothing to the arm")
-    add("--replay", type=Path, metavar="DATASET", help="play its first episode again, without a policy")
-    add("--record", type=Path, metavar="DATASET", help="write episodes there, in the format of training")
-    add("--out", type=Path, help="folder of the run's report")
-    add("--rerun", action="store_true", help="show live views (needs the package rerun-sdk)")
-    return parser

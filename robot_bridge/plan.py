@@ -36,7 +36,8 @@ class Made:
 class Plan:
     """One run. ``folder``: what the processes share; ``shadow``: nothing is sent to the arm.
 
-    ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server; ``record``: a dataset to
+    ``actions``: a file [T, A] of recorded actions to play again, instead of asking a server; ``goes_on``: they are
+    setpoints of the joints, to which the arm is led, and after a stop to those that are left; ``record``: a dataset to
     which the episodes are added; ``workspace``: one that is not the arm's own; ``shows``: what shows the task.
     """
 
@@ -51,6 +52,7 @@ class Plan:
     name: str = "arm"
     config: ControlConfig = field(default_factory=ControlConfig)
     actions: Path | None = None
+    goes_on: bool = False
     record: Path | None = None
     workspace: Box | None = None
     shows: Shows = field(default_factory=Shows)

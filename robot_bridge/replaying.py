@@ -6,11 +6,15 @@ from time import monotonic_ns, sleep
 import numpy as np
 from numpy.typing import NDArray
 
+from robot_bridge.arms.arm import ArmSpec, Joints
 from robot_bridge.control import State
 from robot_bridge.plan import MESSAGE, Plan
 from robot_bridge.rings import text
 from vla.errors import UnderstudyError
 
+SHARE = 0.5
+"""Of the arm's speed and acceleration, on the way to where a path begins."""
+LEAST_S = 0.2
 MOVING = (State.ARMED, State.TRACKING, State.EXTRAPOLATE)
 
 
@@ -25,16 +29,70 @@ def replay(plan: Plan, parent: int) -> None:
         sleep(0.005)
 
 
+class Again:
+    """A recording, from its beginning whenever the arm is armed."""
+
+    def __init__(self, actions: NDArray[np.float32]) -> None:
+        self._actions = actions
+
+    def rows(self, measured: Joints) -> NDArray[np.float32]:
+        """What is played now [T, A]; ``measured`` [D]: where the arm is."""
+        return self._actions
+
+    def played(self, count: int) -> None:
+        """So many rows of the last `rows` have been played."""
+
+
+class Onward:
+    """Setpoints of the joints, from where the arm is: it is led to them, and after a stop to those that are left."""
+
+    def __init__(self, actions: NDArray[np.float32], spec: ArmSpec, hz: float) -> None:
+        self._actions, self._spec, self._hz = actions, spec, hz
+        self._at = self._from = self._leading = 0
+        """rows that are done with, those that were when it was armed, and the length of the way to them"""
+
+    def rows(self, measured: Joints) -> NDArray[np.float32]:
+        """See `Again`."""
+        self._from = min(self._at, len(self._actions) - 1)
+        leading = lead_in(measured, self._actions[self._from].astype(np.float64), self._spec, self._hz)
+        self._leading = len(leading)
+        return np.concatenate([leading, self._actions[self._from :]]).astype(np.float32)
+
+    def played(self, count: int) -> None:
+        """See `Again`."""
+        self._at = self._from + max(0, count - self._leading)
+
+
+def lead_in(start: Joints, end: Joints, spec: ArmSpec, hz: float) -> Joints:
+    """Setpoints [T, D] from rest at ``start`` [D] to rest at ``end`` [D], ``hz`` a second: a line of minimum jerk.
+
+    Its speed is 1.875 times that of an even one, its acceleration 5.77 times the way by the square of the time (Flash
+    and Hogan 1985); both keep to `SHARE` of the arm's limits. The gripper is opened or closed at once.
+    """
+    way, grip = np.abs(end - start), spec.gripper
+    arm = [index for index in range(len(way)) if grip is None or index != grip.index]
+    speed, acceleration = (SHARE * np.array(limit)[arm] for limit in (spec.limits.velocity, spec.limits.acceleration))
+    lasting = max((1.875 * way[arm] / speed).max(), np.sqrt(5.7735 * way[arm] / acceleration).max(), LEAST_S)
+    share = np.linspace(0.0, 1.0, int(np.ceil(lasting * hz)) + 1)[:, None]
+    rows = start + (end - start) * share**3 * (10 - 15 * share + 6 * share**2)
+    if grip is not None:
+        rows[:, grip.index] = end[grip.index]
+    return rows
+
+
 class Player:
-    """Plays the recording from its beginning whenever the arm has been armed."""
+    """Plays the recording in ``plan.actions`` when the arm has been armed."""
 
     def __init__(self, plan: Plan) -> None:
         assert plan.actions is not None
         self._plan, self._rings = plan, plan.rings()
-        self._actions = np.load(plan.actions, allow_pickle=False).astype(np.float32)
-        if self._actions.ndim != 2 or not len(self._actions) or self._actions.shape[1] != plan.policy.action.dim:
+        actions = np.load(plan.actions, allow_pickle=False).astype(np.float32)
+        if actions.ndim != 2 or not len(actions) or actions.shape[1] != plan.policy.action.dim:
             wanted = f"a recording has rows of {plan.policy.action.dim} entries, at least one of them"
-            raise UnderstudyError(f"{wanted}: {plan.actions.name} has the shape {self._actions.shape}")
+            raise UnderstudyError(f"{wanted}: {plan.actions.name} has the shape {actions.shape}")
+        self._actions = actions
+        hz = plan.policy.control_hz
+        self._source: Again | Onward = Onward(actions, plan.arm_spec, hz) if plan.goes_on else Again(actions)
         self._state, self._episode = State.IDLE, 0
         self._began_ns = self._at = 0
         """when the recording began, 0 while it is not played, and the next row"""
@@ -47,6 +105,7 @@ class Player:
         if self._began_ns and self._at < length and now_ns >= stamp_ns:
             rows = padded(self._actions[self._at : self._at + plan.policy.pred_horizon], plan.policy.pred_horizon, plan)
             self._rings["chunks"].write(stamp_ns=stamp_ns, arrived_ns=now_ns, actions=rows)
+            self._source.played(self._at)
             self._at += plan.policy.exec_horizon
         ended = bool(self._began_ns) and now_ns > self._began_ns + length * plan.step_ns
         trouble = "the recording has been played" if ended else ""
@@ -63,6 +122,9 @@ class Player:
         if self._state not in MOVING:
             self._began_ns = 0
         elif self._state is State.ARMED and before is not State.ARMED and self._episode:
+            state = self._rings["state"].newest()
+            measured = self._actions[0] if state is None else np.asarray(state["joints"], np.float64)
+            self._actions = self._source.rows(measured)
             self._began_ns, self._at = (now_ns // self._plan.step_ns + 1) * self._plan.step_ns, 0
 
 

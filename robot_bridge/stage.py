@@ -1,9 +1,10 @@
 """Where a run takes place: the arm and what sees it; in simulation, the scene and a judge too."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
+from robot_bridge.arms.arm import make_arm
 from robot_bridge.plan import Made
 from vla.errors import UnderstudyError
 from vla.types import CameraSpec, PolicySpec
@@ -11,6 +12,11 @@ from vla.types import CameraSpec, PolicySpec
 STAGES = {"sim": "sim.stage:SimStage"}
 """Arm name → stage; all others are hardware."""
 CAMERAS = "robot_bridge.arms.lerobot_cameras:LeRobotCameras"
+
+
+def bare_arm(arm: str, options: Sequence[tuple[str, object]]) -> Any:
+    """The arm called ``arm``, to be asked what it is; of a stage's ``options`` only which model it is counts."""
+    return make_arm(arm, **{name: value for name, value in options if arm not in STAGES or name == "model"})
 
 
 class Stage(Protocol):

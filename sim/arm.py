@@ -10,6 +10,7 @@ table top's arm or, with ``model="panda"``, ``"ur5e"`` or ``"so101"``, of an arm
 from functools import cached_property
 from pathlib import Path
 from time import monotonic_ns
+from typing import TYPE_CHECKING
 
 import mujoco
 import numpy as np
@@ -21,6 +22,9 @@ from sim.mechanism import DAMPING, NEAR_M, ROUNDS
 from sim.scenes import SPEC, TABLETOP, Setting, TabletopScene
 from sim.world import World, open_rings
 from vla.errors import UnderstudyError
+
+if TYPE_CHECKING:  # it takes mink along, which only who retargets needs
+    from robot_bridge.retarget.linkage import Linkage
 
 
 class SimArm:
@@ -40,6 +44,10 @@ class SimArm:
     def kinematics(self) -> "SimKinematics | None":
         """See `robot_bridge.arms.arm.Arm`; ``None`` for an arm of fewer than six joints."""
         return make_kinematics(self.setting)
+
+    def linkage(self) -> "Linkage":
+        """See `robot_bridge.retarget.linkage.HasLinkage`: the arm, and of the scene only what never moves."""
+        return self.setting.linkage()
 
     def connect(self) -> None:
         """See `robot_bridge.arms.arm.Arm`."""

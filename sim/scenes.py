@@ -4,13 +4,15 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import mujoco
 import numpy as np
 
 from robot_bridge.arms.arm import ArmSpec
-from sim.arm_models import MODELS, PANDA, PANDA_JOINTS, ArmModel, BareScene, found_model
+from robot_bridge.retarget.linkage import Linkage, of_spec
+from sim.arm_models import MODELS, PANDA, PANDA_JOINTS, TOOL, ArmModel, BareScene, found_model, furnished
 from sim.firmware import PHYSICS_S, Scene
 from sim.mechanism import Mechanism, Wiring
-from sim.tasks.tabletop import FINGER_TRAVEL, WORKSPACE_HIGH, WORKSPACE_LOW, TabletopSuite
+from sim.tasks.tabletop import FINGER_TRAVEL, HOME_JOINTS, SCENE_FILE, WORKSPACE_HIGH, WORKSPACE_LOW, TabletopSuite
 from vla.errors import UnderstudyError
 from vla.types import Gripper
 
@@ -109,6 +111,16 @@ class Setting:
         if self.model == TABLETOP:
             return TabletopScene(image_size=image_size, cameras=cameras)
         return BareScene(self._model, Path(self.file), image_size=image_size, cameras=cameras)
+
+    def linkage(self) -> Linkage:
+        """Of its arm, for inverse kinematics; of what stands around it only the table or the floor."""
+        if self.model == TABLETOP:
+            return of_spec(
+                mujoco.MjSpec.from_file(str(SCENE_FILE)), WIRING.joints, WIRING.tool, home=tuple(HOME_JOINTS)
+            )
+        own = self._model
+        home = own.home[: len(own.wiring.joints)]
+        return of_spec(furnished(own, Path(self.file)), own.wiring.joints, TOOL, home=home)
 
     @property
     def _model(self) -> ArmModel:

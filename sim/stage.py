@@ -32,12 +32,13 @@ class SimStage:
         self.instruction = TASKS[self._task].instruction if self._task else ""
         self._first = int(str(options.get("first_scene", 0)))
         sizes = {(camera.height, camera.width) for camera in spec.cameras}
-        if any(height != width for height, width in sizes) or len(sizes) != 1:
+        if any(height != width for height, width in sizes) or len(sizes) > 1:
             raise UnderstudyError(f"the simulated cameras have one square size; the policy wants {sorted(sizes)}")
         names = tuple(camera.name for camera in spec.cameras)
         self._world = World(self._task, self._seed(0), model=model)
         self.arm = Made("sim", {"world": str(self._world.folder)})
-        seeing = {"world": str(self._world.folder), "image_size": spec.cameras[0].height, "cameras": names}
+        size = spec.cameras[0].height if spec.cameras else 64
+        seeing = {"world": str(self._world.folder), "image_size": size, "cameras": names}
         self.cameras = Made("sim.arm:SimCameras", seeing)
         self.camera_specs: tuple[CameraSpec, ...] | None = spec.cameras
 

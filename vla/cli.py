@@ -93,6 +93,12 @@ VERBS = {
         "robot_bridge.serve:main", "answer robots' observations with chunks of actions", "vla serve outputs/train"
     ),
     "drive": Verb("robot_bridge.drive:main", "drive an arm, simulated or real, by a policy", "vla drive outputs/train"),
+    "track": Verb("robot_bridge.retarget.track:main", "find the hands in a video", "vla track me.mp4"),
+    "retarget": Verb(
+        "robot_bridge.retarget.command:main",
+        "make setpoints of an arm from videos of a hand",
+        "vla retarget front.mp4 side.mp4 --cameras cameras.json",
+    ),
     "order": Verb("robot_bridge.orders:main", "say stop, reset or arm to a run that is under way", "vla order stop"),
     "keys": Verb("robot_bridge.serve:keys", "make keys for a server and its robots", "vla keys keys --robot left"),
     "bench": Verb("vla.bench:main", "time a part of the program against its peers", "vla bench"),

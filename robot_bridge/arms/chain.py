@@ -36,8 +36,8 @@ class Chain:
 
     def __init__(self, first: Joints, links: Joints, offsets: Joints, low: Sequence[float], high: Sequence[float]):
         """``first`` [4, 4], ``links`` [n, 4, 4], ``offsets`` [n]: see above."""
-        self._first, self._links, self._offsets = first, links, offsets
-        self._low, self._high = np.array(low[: len(links)]), np.array(high[: len(links)])
+        self.first, self.links, self.offsets = first, links, offsets
+        self.low, self.high = np.array(low[: len(links)]), np.array(high[: len(links)])
 
     @classmethod
     def standard(cls, table: Sequence[Link], low: Sequence[float], high: Sequence[float]) -> "Chain":
@@ -63,8 +63,8 @@ class Chain:
 
     def inverse(self, pose: Pose, near: Joints) -> Joints:
         """See `Kinematics`: damped least squares from ``near`` on; what is out of reach is reached for."""
-        count = len(self._links)
-        turned = np.clip(np.asarray(near[:count], np.float64), self._low, self._high)
+        count = len(self.links)
+        turned = np.clip(np.asarray(near[:count], np.float64), self.low, self.high)
         best, least = turned, np.inf
         for _ in range(ROUNDS):
             frames = self._frames(turned)
@@ -79,13 +79,13 @@ class Chain:
             damped = jacobian @ jacobian.T + (1e-9 + 1e-2 * min(size, 1.0) ** 2) * np.eye(6)
             step = jacobian.T @ np.linalg.solve(damped, error)
             step *= min(1.0, STEP / max(float(np.abs(step).max()), 1e-12))
-            turned = np.clip(turned + step, self._low, self._high)
+            turned = np.clip(turned + step, self.low, self.high)
         return np.concatenate([best, np.asarray(near[count:], np.float64)])
 
     def _frames(self, joints: Joints) -> list[Joints]:
         """The frame [4, 4] that each joint turns about, in the base's, and the flange's behind them."""
-        frames = [self._first]
-        for angle, link in zip(joints[: len(self._links)] + self._offsets, self._links, strict=True):
+        frames = [self.first]
+        for angle, link in zip(joints[: len(self.links)] + self.offsets, self.links, strict=True):
             cosine, sine = np.cos(angle), np.sin(angle)
             turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
             frames.append(frames[-1] @ turn @ link)

@@ -47,7 +47,7 @@ NEXT = {"faucet": "window", "window": "drawer", "drawer": "faucet"}
 """Things at which the same is done by the same name."""
 TASKS = tuple(f"metaworld/{thing}-{act}" for thing, acts in THINGS.items() for act in acts)
 SUITE = mt10.SUITE | {"halfway": True}
-NOISE = 0.3
+NOISE = 0.1
 BATCH = 64
 SECONDS = 1500.0
 """Of training, for each cell."""

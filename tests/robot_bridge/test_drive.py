@@ -8,8 +8,9 @@ import pytest
 from robot_bridge_rig import TOOL_POLICY
 
 from policies.policy import write_spec
+from robot_bridge.arguments import box
 from robot_bridge.control import ControlConfig, State
-from robot_bridge.drive import Drive, asked_actions, box, drive, main
+from robot_bridge.drive import Drive, asked_actions, drive, main
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Made, Plan
 from robot_bridge.run import Run, run_folder

@@ -53,7 +53,7 @@ def test_the_flange_is_where_its_maker_says(name, joints, position, turn):
 @pytest.mark.parametrize("name", CHAINS)
 def test_inverse_undoes_forward_and_stays_near(name):
     chain, random = CHAINS[name], np.random.default_rng(7)
-    middle, reach = (chain._low + chain._high) / 2, np.minimum(chain._high - chain._low, 3.0) / 2
+    middle, reach = (chain.low + chain.high) / 2, np.minimum(chain.high - chain.low, 3.0) / 2
     for _ in range(40):
         near = middle + random.uniform(-0.7, 0.7, len(middle)) * reach
         wanted = chain.forward(near + random.normal(0, 0.05, len(near)))
@@ -67,13 +67,13 @@ def test_inverse_undoes_forward_and_stays_near(name):
 @pytest.mark.parametrize("name", CHAINS)
 def test_what_is_out_of_reach_is_reached_for_within_the_limits(name):
     chain = CHAINS[name]
-    near = np.append((chain._low + chain._high) / 2 + 0.2, 0.03)  # the last is a gripper
+    near = np.append((chain.low + chain.high) / 2 + 0.2, 0.03)  # the last is a gripper
     there = Pose(np.array([3.0, 1.0, 0.5]), np.array([1.0, 0, 0, 0]))
     found = chain.inverse(there, near)
     assert np.isfinite(found).all()
     assert found[-1] == 0.03
-    assert (found[:-1] >= chain._low).all()
-    assert (found[:-1] <= chain._high).all()
+    assert (found[:-1] >= chain.low).all()
+    assert (found[:-1] <= chain.high).all()
     before, after = (np.linalg.norm(chain.forward(joints).position - there.position) for joints in (near, found))
     assert after < before
 

@@ -1,7 +1,7 @@
 """Frames in and out of mp4, by timestamp, through PyAV (no ffmpeg program needed)."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ from vla.errors import UnderstudyError
 CRF = 18
 GOP = 2
 """Every second frame is a key frame: any frame is at most two decodes away, as in LeRobot's own videos."""
+MILLISECOND = Fraction(1, 1000)
 SAME_S = 1e-4
 """Presentation times [s] no farther apart than this are the same: containers count in ticks of down to 1/90000 s."""
 CUT_SHARE, CUT_S = 0.1, 0.5
@@ -182,6 +183,46 @@ def _promised_end(container: InputContainer, stream: VideoStream) -> float:
 def _refuse_cut(path: Path, end_s: float, promised_s: float) -> None:
     if end_s < promised_s * (1 - CUT_SHARE) - CUT_S:
         raise UnderstudyError(f"{path} is cut off at {end_s:.2f} s of {promised_s:.2f} s; fetch it again")
+
+
+def every_frame(path: Path) -> Iterator[tuple[float, np.ndarray]]:
+    """When each frame is shown [s], ascending, and the frame [H, W, 3] uint8, upright; those that are damaged left out.
+
+    Raises `UnderstudyError` naming the file when it is missing or is no video.
+    """
+    last = -np.inf
+    for stamp, frame in _pictures(path, 0.0):
+        if stamp > last and not frame.is_corrupt:
+            last = stamp
+            yield stamp, _upright(frame)
+
+
+def write_mp4(path: Path, frames: Iterable[tuple[float, np.ndarray]], *, fps: float) -> None:
+    """H.264 mp4 of frames [H, W, 3] uint8 and when each is shown [s], one by one as they come; ``fps``: about how many.
+
+    An odd side loses its last pixel. Written beside its place and moved there when it is whole.
+    """
+    partial = path.with_name(f".{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first = stream = None
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        for stamp, pixels in frames:
+            even = np.ascontiguousarray(pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2])
+            if stream is None:
+                first, options = stamp, {"crf": "23", "preset": "veryfast"}
+                stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options=options)
+                stream.height, stream.width = even.shape[:2]
+                stream.pix_fmt, stream.time_base = "yuv420p", MILLISECOND
+                stream.codec_context.time_base = MILLISECOND
+            frame = av.VideoFrame.from_ndarray(even, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * (stamp - first)), MILLISECOND
+            container.mux(stream.encode(frame))
+        if stream is not None:
+            container.mux(stream.encode(None))
+    if stream is None:
+        partial.unlink(missing_ok=True)
+        raise UnderstudyError(f"there is no frame for {path}")
+    partial.replace(path)
 
 
 def frames_at(path: Path, stamps_s: np.ndarray) -> Iterator[np.ndarray]:

@@ -1,0 +1,162 @@
+"""``vla retarget``: from videos of a hand to setpoints of an arm, with a report of how far to trust them."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic
+from typing import get_args
+
+from robot_bridge.arguments import option
+from robot_bridge.arms.arm import ARMS
+from robot_bridge.retarget.folder import save
+from robot_bridge.retarget.hands import SIDES, side_of
+from robot_bridge.retarget.keyframes import KeyframesConfig
+from robot_bridge.retarget.linkage import linkage_of
+from robot_bridge.retarget.report import write_film, write_report
+from robot_bridge.retarget.retarget import (
+    Lift,
+    RetargetConfig,
+    Retargeted,
+    read_cameras,
+    read_depths,
+    read_tracks,
+    retarget,
+)
+from robot_bridge.retarget.tool_path import ToolPathConfig, Turning
+from robot_bridge.stage import bare_arm
+from vla.errors import UnderstudyError, unknown
+
+EXAMPLES = """\
+examples:
+  vla retarget front.mp4 side.mp4 --cameras cameras.json --out outputs/retarget     # two cameras: metric
+  vla retarget front.mp4 --cameras cameras.json --depth depth/                      # one that measures depth
+  vla retarget front.mp4 --cameras cameras.json --held 0.02                         # one, and a table at z = 0
+  vla retarget me.mp4                                                               # to look at, not for an arm
+  vla drive --demo outputs/retarget                                                 # then the arm does it
+
+A video's camera has the name of its file in cameras.json; NAME=VIDEO gives it another. A track.npz of `vla track` may
+stand in the place of a video.
+"""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `vla retarget` is asked for."""
+
+    videos: dict[str, Path]
+    out: Path
+    cameras: Path | None = None
+    depth: Path | None = None
+    arm: str = "sim"
+    arm_options: tuple[tuple[str, object], ...] = ()
+    model: Path | None = None
+    tool: str = ""
+    config: RetargetConfig = field(default_factory=RetargetConfig)
+    film: bool = True
+
+
+def main(argv: list[str]) -> int:
+    """The command."""
+    given = _arguments().parse_args(argv)
+    if given.arm not in ARMS:
+        raise unknown("arm", given.arm, ARMS)
+    config = RetargetConfig(
+        lift=given.lift,
+        side=None if given.hand is None else side_of(given.hand),
+        hz=given.hz,
+        path=ToolPathConfig(turning=given.turning),
+        table=replace(KeyframesConfig(path=ToolPathConfig(turning=given.turning)), held_m=given.held),
+    )
+    asked = Asked(
+        videos=named(given.videos),
+        out=given.out,
+        cameras=given.cameras,
+        depth=given.depth,
+        arm=given.arm,
+        arm_options=tuple(map(option, given.arm_option)),
+        model=given.model,
+        tool=given.tool,
+        config=config,
+        film=not given.no_film,
+    )
+    made = run(asked)
+    for segment in made.quality.segments:
+        why = f": {'; '.join(segment.reasons)}" if segment.reasons else ""
+        sys.stdout.write(f"{segment.name:<8} {segment.start_s:6.2f} – {segment.end_s:5.2f} s  {segment.verdict}{why}\n")
+    for reason in made.quality.reasons:
+        sys.stdout.write(f"{reason}\n")
+    sys.stdout.write(f"{made.quality.verdict}: {asked.out / 'report.html'}\n")
+    return 0
+
+
+def run(asked: Asked) -> Retargeted:
+    """Do all of it, and leave it in ``asked.out``."""
+    began = monotonic()
+    cameras = read_cameras(asked.cameras)
+    for name in asked.videos if cameras else ():
+        if name not in cameras:
+            raise unknown("camera", name, cameras)
+    arm = bare_arm(asked.arm, asked.arm_options)
+    linkage = linkage_of(arm, model=asked.model, tool=asked.tool)
+    tracks = read_tracks(asked.videos, asked.out)
+    depths = None if asked.depth is None else read_depths(asked.depth)
+    made = retarget(tracks, cameras, linkage, arm.spec, config=asked.config, depths=depths)
+    save(asked.out, made.quality.to_dict(), made.prepared(arm.spec.embodiment, asked.config.hz))
+    video = next(iter(asked.videos.values()))
+    filmed = asked.film and video.suffix != ".npz"
+    if filmed:
+        write_film(video, asked.out, made, linkage, cameras)
+    facts = {
+        "videos": ", ".join(f"{name} ({file})" for name, file in asked.videos.items()),
+        "hand": made.path.method,
+        "arm": f"{asked.arm} ({arm.spec.embodiment})",
+        "setpoints": f"{asked.config.hz:g} Hz",
+        "turning": asked.config.path.turning,
+        "made in": f"{monotonic() - began:.1f} s",
+    }
+    write_report(asked.out, made, video=video if filmed else None, facts=facts)
+    return made
+
+
+def named(videos: Sequence[str]) -> dict[str, Path]:
+    """Camera → video, of ``NAME=VIDEO`` or of files called as their cameras; raises `UnderstudyError` for twice one."""
+    found: dict[str, Path] = {}
+    for one in videos:
+        name, equals, file = one.partition("=")
+        path = Path(file if equals else one)
+        name = name if equals else path.stem
+        if name in found:
+            raise UnderstudyError(f"two videos of the camera {name}: write NAME=VIDEO")
+        if not path.is_file():
+            raise UnderstudyError(f"there is no video {path}")
+        found[name] = path
+    return found
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "vla retarget",
+        description="Make setpoints of an arm from videos of a hand, and say how far to trust them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("videos", nargs="+", metavar="VIDEO", help="of one moment, each by a camera of cameras.json")
+    add("--cameras", type=Path, metavar="FILE", help="cameras.json of vla calibrate")
+    add("--depth", type=Path, help="of the first video: a folder of 16-bit PNGs [mm], or an array in .npy")
+    add("--lift", default="auto", choices=get_args(Lift), help="how metres come of pixels (%(default)s)")
+    add(
+        "--held", type=float, default=0.025, metavar="M", help="with one camera: how high things are held (%(default)s)"
+    )
+    add("--hand", choices=SIDES, help="the one that is seen more often, if not given")
+    add("--turning", default="down", choices=get_args(Turning), help="of the gripper (%(default)s)")
+    add("--arm", default="sim", help=f"{', '.join(ARMS)} (%(default)s)")
+    add("--arm-option", action="append", default=[], metavar="NAME=VALUE", help="of the arm: host=…, model=…")
+    add("--model", type=Path, metavar="FILE", help="MJCF or URDF of an arm of which only the motors are known")
+    add("--tool", default="", metavar="NAME", help="site or body in it that is the tool")
+    add("--hz", type=float, default=50.0, help="setpoints a second (%(default)s)")
+    add("--no-film", action="store_true", help="make no film of hand and arm")
+    add("--out", type=Path, default=Path("outputs/retarget"), help="folder (%(default)s)")
+    return parser
