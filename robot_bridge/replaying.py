@@ -35,6 +35,9 @@ class Again:
     def __init__(self, actions: NDArray[np.float32]) -> None:
         self._actions = actions
 
+    def begin(self) -> None:
+        """A new episode."""
+
     def rows(self, measured: Joints) -> NDArray[np.float32]:
         """What is played now [T, A]; ``measured`` [D]: where the arm is."""
         return self._actions
@@ -51,16 +54,20 @@ class Onward:
         self._at = self._from = self._leading = 0
         """rows that are done with, those that were when it was armed, and the length of the way to them"""
 
-    def rows(self, measured: Joints) -> NDArray[np.float32]:
+    def begin(self) -> None:
         """See `Again`."""
-        self._from = min(self._at, len(self._actions) - 1)
+        self._at = 0
+
+    def rows(self, measured: Joints) -> NDArray[np.float32]:
+        """See `Again`; when all has been played, it is played again."""
+        self._from = self._at if self._at < len(self._actions) - 1 else 0
         leading = lead_in(measured, self._actions[self._from].astype(np.float64), self._spec, self._hz)
         self._leading = len(leading)
         return np.concatenate([leading, self._actions[self._from :]]).astype(np.float32)
 
     def played(self, count: int) -> None:
         """See `Again`."""
-        self._at = self._from + max(0, count - self._leading)
+        self._at = min(self._from + max(0, count - self._leading), len(self._actions) - 1)
 
 
 def lead_in(start: Joints, end: Joints, spec: ArmSpec, hz: float) -> Joints:
@@ -117,6 +124,7 @@ class Player:
         before = self._state
         if task is not None and int(task["episode"]) != self._episode:
             self._episode, self._began_ns, before = int(task["episode"]), 0, State.IDLE
+            self._source.begin()
         if control is not None:
             self._state = State(int(control["state"]))
         if self._state not in MOVING:

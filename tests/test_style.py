@@ -14,7 +14,7 @@ SOURCES = sorted(path.relative_to(REPO) for folder in FOLDERS for path in (REPO 
 LIBRARY = [path for path in SOURCES if path.parts[0] != "tests"]
 TOP_LEVEL = {
     *("vla", "policies", "sim", "robot_bridge", "configs", "tests"),
-    *("pyproject.toml", "README.md", "Makefile", "requirements.lock", "LICENSE"),
+    *("pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-hands.lock", "LICENSE"),
 }
 DUMPING_GROUNDS = {"utils", "util", "common", "shared", "helpers", "misc"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

@@ -13,10 +13,11 @@ from robot_bridge.control import ControlConfig, State
 from robot_bridge.drive import Drive, asked_actions, drive, main
 from robot_bridge.ledger import Log
 from robot_bridge.plan import Made, Plan
+from robot_bridge.retarget.folder import QUALITY, Prepared, save
 from robot_bridge.run import Run, run_folder
 from robot_bridge.seeing import Gaze
 from sim.suite import TEST_SEEDS
-from sim.tasks.tabletop import TabletopSuite
+from sim.tasks.tabletop import HOME_JOINTS, TabletopSuite
 from sim.world import SPEC, World
 from vla.data.recordings import save_episode
 from vla.errors import UnderstudyError
@@ -70,6 +71,40 @@ def test_a_recording_is_played_again_and_reported(played, tmp_path):
     assert told["ledger"]["ticks"] > 200
     assert (tmp_path / "report" / "report.html").stat().st_size > 10_000
     assert np.isfinite(there).all()
+
+
+@pytest.fixture
+def demonstrated(tmp_path):
+    """Two seconds of setpoints as `vla retarget` leaves them: an arc, and the gripper closes."""
+    home, share = np.array([*HOME_JOINTS, 1.0]), np.linspace(0, 1, 100)[:, None]
+    joints = home + np.array([0.3, 0.2, 0, 0.2, 0, 0, 0, 0]) * (3 * share**2 - 2 * share**3)
+    joints[50:, 7] = 0.0
+    ready = Prepared(joints, 50.0, SPEC.embodiment, share[:, 0])
+    save(tmp_path / "demo", {"verdict": "execute", "reasons": [], "segments": []}, ready)
+    return tmp_path / "demo", joints
+
+
+def test_what_was_made_of_a_video_is_driven(demonstrated, tmp_path, monkeypatch):
+    folder, joints = demonstrated
+    logs = []
+    monkeypatch.setattr("robot_bridge.drive.write_report", lambda out, log: logs.append(log))
+    (ended,) = drive(Drive(demo=folder, out=tmp_path, seconds=15.0))
+    assert "played" in ended.reason
+    measured = np.stack([tick["measured"] for tick in logs[0].ticks])
+    assert len(measured) > 100
+    np.testing.assert_allclose(measured[-1], joints[-1], atol=0.03)
+    for row in joints[::10, :7]:  # it has been everywhere on the way
+        assert np.abs(measured[:, :7] - row).max(1).min() < 0.02
+
+
+def test_a_video_that_is_not_to_be_trusted_is_not_driven(demonstrated, tmp_path):
+    folder, _ = demonstrated
+    bad = {"name": "hold 1", "verdict": "reject", "reasons": ["the hand was not seen"]}
+    (folder / QUALITY).write_text(json.dumps({"verdict": "reject", "reasons": [], "segments": [bad]}))
+    with pytest.raises(UnderstudyError, match="is not for an arm: hold 1: the hand was not seen"):
+        drive(Drive(demo=folder))
+    with pytest.raises(UnderstudyError, match="holds no retargeted video"):
+        main(["--demo", str(tmp_path), "--arm", "sim"])
 
 
 def test_a_recording_of_another_arm_is_refused(played):

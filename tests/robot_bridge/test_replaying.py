@@ -159,3 +159,62 @@ def test_a_recording_with_nothing_to_play_is_refused(play, shape):
     played = play(JOINT_POLICY, np.zeros(shape, np.float32))
     with pytest.raises(UnderstudyError, match=r"actions\.npy has the shape"):
         replaying.replay(played.plan, os.getppid())
+
+
+HZ = JOINT_POLICY.control_hz
+
+
+def onward(length=100):
+    path = np.tile(np.linspace(0.2, 1.0, length, dtype=np.float32)[:, None], len(SPEC.joints))
+    path[:, 3] -= 2.0  # this joint bends one way only
+    path[:, -1] = np.repeat([1.0, 0.0], length // 2)
+    return path, replaying.Onward(path, SPEC, HZ)
+
+
+def test_an_arm_is_led_to_where_the_path_begins():
+    path, source = onward()
+    measured = np.array([0.0, -0.15, 0.0, -2.55, 0.0, 2.4, 0.785, 0.4])
+    rows = source.rows(measured)
+    leading = len(rows) - len(path)
+    np.testing.assert_allclose(rows[0, :7], measured[:7], atol=1e-6)
+    np.testing.assert_array_equal(rows[leading:], path)
+    assert (rows[:leading, 7] == path[0, 7]).all()  # the gripper does not wait
+    speed = np.diff(rows[:leading, :7], axis=0) * HZ
+    share = replaying.SHARE + 0.02
+    assert (np.abs(speed) <= share * np.array(SPEC.limits.velocity[:7])).all()
+    assert (np.abs(np.diff(speed, axis=0) * HZ) <= share * np.array(SPEC.limits.acceleration[:7])).all()
+    assert np.abs(speed[[0, -1]]).max() < 0.1  # from rest to rest
+
+
+def test_after_a_stop_it_goes_on_with_what_is_left():
+    path, source = onward()
+    leading = len(source.rows(path[0].astype(float))) - len(path)
+    source.played(leading - 2)  # stopped on the way to the path
+    np.testing.assert_array_equal(source.rows(path[0].astype(float))[-len(path) :], path)
+    source.played(leading + 30)
+    rows = source.rows(path[30] + 0.05)
+    np.testing.assert_array_equal(rows[-70:], path[30:])
+    np.testing.assert_allclose(rows[0, :7], path[30, :7] + 0.05, atol=1e-6)
+    source.played(len(rows) - 40)
+    np.testing.assert_array_equal(source.rows(path[60].astype(float))[-40:], path[60:])
+    source.begin()
+    np.testing.assert_array_equal(source.rows(path[0].astype(float))[-100:], path)
+    source.played(1000)
+    np.testing.assert_array_equal(source.rows(path[0].astype(float))[-100:], path)  # all of it, again
+
+
+def test_a_path_is_played_from_where_the_arm_is(play):
+    path, _ = onward(400)
+    measured = path[0] + 0.1
+    with play(JOINT_POLICY, path) as played:
+        played.plan = replace(played.plan, goes_on=True)
+        player = replaying.Player(played.plan)
+        played.rings["state"].write(joints=measured)
+        played.rings["task"].write(episode=1)
+        played.control(State.ARMED)
+        now = monotonic_ns()
+        player.turn(now)
+        before = played.rings["chunks"].written
+        player.turn(now + 2 * played.plan.step_ns)
+        chunk = played.rings["chunks"].since(before)[0][-1]
+    np.testing.assert_allclose(chunk["actions"][0, :7], measured[:7], atol=1e-6)
