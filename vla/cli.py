@@ -93,6 +93,11 @@ VERBS = {
         "robot_bridge.serve:main", "answer robots' observations with chunks of actions", "vla serve outputs/train"
     ),
     "drive": Verb("robot_bridge.drive:main", "drive an arm, simulated or real, by a policy", "vla drive outputs/train"),
+    "calibrate": Verb(
+        "robot_bridge.retarget.calibrate:main",
+        "print a board, measure a camera's lens and its place",
+        "vla calibrate board --out board.png",
+    ),
     "track": Verb("robot_bridge.retarget.track:main", "find the hands in a video", "vla track me.mp4"),
     "retarget": Verb(
         "robot_bridge.retarget.command:main",
