@@ -57,7 +57,8 @@ class InverseConfig:
 class Solved:
     """Joints [T, N] of the arm without its gripper; ``position_m``, ``turning_rad`` [T]: how far the tool is off.
 
-    ``at_end`` [T]: whether a joint is at its end; ``clearance_m`` [T]: the least distance of what must keep apart.
+    ``at_end`` [T]: whether a joint is at its end; ``clearance_m`` [T]: the least distance of what must keep apart;
+    ``steps``: of mink, from the arm's home on.
     """
 
     joints: Floats
@@ -65,7 +66,7 @@ class Solved:
     turning_rad: Floats
     at_end: NDArray[np.bool_]
     clearance_m: Floats
-    rounds: int
+    steps: int
 
 
 def solve(linkage: Linkage, path: ToolPath, limits: Limits, config: InverseConfig | None = None) -> Solved:
@@ -80,15 +81,14 @@ def solve(linkage: Linkage, path: ToolPath, limits: Limits, config: InverseConfi
     solver, quaternions = _begun(linkage, path, limits, config)
     count = len(path.stamps)
     joints, apart = np.full((count, len(linkage.joints)), np.nan), np.full((count, 2), np.nan)
-    clearance, rounds = np.full(count, np.nan), 0
+    clearance = np.full(count, np.nan)
     for number, frame in enumerate(np.flatnonzero(path.known)):
         most = ROUNDS if number else FIRST_ROUNDS
-        joints[frame], apart[frame], taken = solver.reach(path.position[frame], quaternions[frame], most)
+        joints[frame], apart[frame] = solver.reach(path.position[frame], quaternions[frame], most)
         clearance[frame] = solver.clearance()
-        rounds += taken if number else 0
     low, high = linkage.model.jnt_range[[linkage.model.joint(name).id for name in linkage.joints]].T
     at_end = (np.minimum(joints - low, high - joints) < 2e-2).any(1)
-    return Solved(joints, apart[:, 0], apart[:, 1], at_end, clearance, rounds)
+    return Solved(joints, apart[:, 0], apart[:, 1], at_end, clearance, solver.steps)
 
 
 def _begun(linkage: Linkage, path: ToolPath, limits: Limits, config: InverseConfig) -> "tuple[_Solver, Floats]":
@@ -105,7 +105,7 @@ def _begun(linkage: Linkage, path: ToolPath, limits: Limits, config: InverseConf
     for start in [np.array(linkage.home)] if linkage.home is not None else _starts(limits):
         for quaternions in both:
             solver = _Solver(linkage, start, limits, config)
-            joints, apart, _ = solver.reach(path.position[first], quaternions[first], FIRST_ROUNDS)
+            joints, apart = solver.reach(path.position[first], quaternions[first], FIRST_ROUNDS)
             ends = float((np.minimum(joints - low, high - joints) / (high - low)).min())
             found.append((max(float(apart.max()), 5 * NEAR_RAD), -ends, solver, quaternions))
     _, _, solver, quaternions = min(found, key=lambda one: one[:2])
@@ -147,6 +147,7 @@ class _Solver:
     def __init__(self, linkage: Linkage, home: Floats, limits: Limits, config: InverseConfig) -> None:
         self._linkage, self._places = linkage, linkage.places
         self._weights = np.array([1.0, config.turning])
+        self.steps = 0
         self._tool = mink.FrameTask(linkage.tool, "site", position_cost=1.0, orientation_cost=config.turning)
         self._posture = mink.PostureTask(linkage.model, cost=POSTURE)
         model = linkage.model
@@ -160,8 +161,8 @@ class _Solver:
             apart = [(list(a), list(b)) for a, b in linkage.avoid]
             self._limits.append(KeepApart(model, apart, collision_detection_distance=HEED_M))
 
-    def reach(self, position: Floats, quaternion: Floats, most: int) -> tuple[Floats, Floats, int]:
-        """Joints [N] for a pose, how far the tool is off (m, rad), and the rounds that it took."""
+    def reach(self, position: Floats, quaternion: Floats, most: int) -> tuple[Floats, Floats]:
+        """Joints [N] for a pose, and how far the tool is off (m, rad)."""
         wanted = mink.SE3.from_rotation_and_translation(mink.SO3(quaternion / np.linalg.norm(quaternion)), position)
         self._tool.set_target(wanted)
         least, since = np.inf, 0
@@ -178,9 +179,10 @@ class _Solver:
             except mink.NoSolutionFound:  # pushed from two sides
                 break
             self._configuration.integrate_inplace(speed, STEP_S)
+            self.steps += 1
             if np.abs(speed).max() * STEP_S < 1e-5:
                 break
-        return self._configuration.q[self._places].copy(), apart, taken
+        return self._configuration.q[self._places].copy(), apart
 
     def clearance(self) -> float:
         """The least distance [m] of what must keep apart, 0.1 if it is farther."""
