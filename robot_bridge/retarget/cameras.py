@@ -68,11 +68,10 @@ class Camera:
         flat = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
         # The plain call stops after five rounds, up to 3 px off at the corners of a wide lens.
         how = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-9)
-        plain = flat[:, 0]
+        rays, still = np.ones((len(flat), 3)), np.eye(3)
         if len(flat):
-            still = np.eye(3)
-            plain = cv2.undistortPointsIter(flat, self.matrix, self.distortion, still, still, how)[:, 0]
-        return np.concatenate([plain, np.ones((len(plain), 1))], axis=1).reshape(*np.shape(pixels)[:-1], 3)
+            rays[:, :2] = cv2.undistortPointsIter(flat, self.matrix, self.distortion, still, still, how)[:, 0]
+        return rays.reshape(*np.shape(pixels)[:-1], 3)
 
     def to_base(self, points: Floats) -> Floats:
         """Points [..., 3] m of the camera's frame → the base's."""
