@@ -6,10 +6,10 @@
     hand.bind(model)
     camera = SkinCamera(model, "front", height=480, width=640)
 
-One closed surface goes around all capsules, and around some flesh that they lack: the smooth union of the distances to
-them, in a rest pose whose fingers are spread, cut by surface nets. Every vertex hangs on the link that it is nearest
-to, and on that one's neighbours. The left hand's skin is the right one's mirror image. Rays see no skins: such a hand
-is drawn by OpenGL alone.
+One closed surface goes around the bones, tapered, and around the flesh of palm, thumb and forearm: the smooth union of
+the distances to them, in a rest pose whose fingers are spread, cut by surface nets. Every vertex hangs on the link that
+it is nearest to, and on that one's neighbours. The left hand's skin is the right one's mirror image. Rays see no skins:
+such a hand is drawn by OpenGL alone.
 """
 
 from dataclasses import dataclass, replace
@@ -58,8 +58,9 @@ TIPS = {"thumb": 0.0085, "index": 0.0070, "middle": 0.0070, "ring": 0.0070, "lit
 _WRIST = np.array([-0.048, 0.0, 0.0])
 
 _PINCH = np.array([0.066, 0.020, -0.068])
-"""Where the pads of thumb and index finger meet in the palm's frame [m], and the way from the one to the other."""
+"""Where the pads of thumb and index finger meet in the palm's frame [m]."""
 _PINCH_PITCH, _PINCH_ASIDE = np.radians(25), np.radians(15)
+"""How far the line from thumb to index finger points out of the back of the hand, and away from the thumb's side."""
 _OPENINGS = np.linspace(0.0, 0.10, 11)
 _LOOSE = np.array([(0.1, 0.3, 0.3, 0.3), (0.1, 0.8, 0.35, 0.2)])
 """Thumb and index finger where nothing else is asked of them [rad]."""
