@@ -104,6 +104,8 @@ def drive(asked: Drive, *, keyboard: Keyboard | None = None) -> list[Driven]:
 def _plan(asked: Drive, spec: PolicySpec, stage: Stage, address: str) -> Plan:
     folder = run_folder()
     actions = None
+    if asked.demo and _demo(asked).verdict == "check":
+        logger.warning("%s is to be checked by a person before the arm is armed: see its report.html", asked.demo)
     rows = _demo(asked).joints if asked.demo else asked_actions(asked.replay, spec) if asked.replay else None
     if rows is not None:
         actions = folder / "actions.npy"

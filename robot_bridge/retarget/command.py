@@ -116,7 +116,7 @@ def run(asked: Asked) -> Retargeted:
         "turning": asked.config.path.turning,
         "made in": f"{monotonic() - began:.1f} s",
     }
-    write_report(asked.out, made, video=video if filmed else None, facts=facts)
+    write_report(asked.out, made, filmed=filmed, facts=facts)
     return made
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -51,14 +52,19 @@ def load(folder: Path) -> Prepared:
     quality = folder / QUALITY
     if not quality.is_file():
         raise UnderstudyError(f"{folder} holds no retargeted video: make one with vla retarget VIDEO --out {folder}")
-    said = json.loads(quality.read_text())
-    if said["verdict"] == "reject":
-        raise UnderstudyError(f"{folder} is not for an arm: {why_not(said)}; see {folder / 'report.html'}")
-    with np.load(folder / JOINTS, allow_pickle=False) as held:
-        if int(held["format"]) != FORMAT:
-            raise UnderstudyError(f"{folder} was made by another version: run vla retarget again")
-        arrays = {name: np.array(held[name]) for name in ("joints", "source_s")}
-        return Prepared(hz=float(held["hz"]), embodiment=str(held["embodiment"]), verdict=said["verdict"], **arrays)
+    try:
+        said = json.loads(quality.read_text())
+        if said["verdict"] == "reject":
+            raise UnderstudyError(f"{folder} is not for an arm: {why_not(said)}; see {folder / 'report.html'}")
+        with np.load(folder / JOINTS, allow_pickle=False) as held:
+            if int(held["format"]) != FORMAT:
+                raise UnderstudyError(f"{folder} was made by another version: run vla retarget again")
+            arrays = {name: np.array(held[name]) for name in ("joints", "source_s")}
+            return Prepared(hz=float(held["hz"]), embodiment=str(held["embodiment"]), verdict=said["verdict"], **arrays)
+    except UnderstudyError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise UnderstudyError(f"{folder} is damaged ({error}): run vla retarget again") from error
 
 
 def why_not(quality: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from robot_bridge.arms.arm import ArmSpec
-from robot_bridge.arms.chain import Chain
+from robot_bridge.arms.chain import Chain, quaternion
 from vla.errors import UnderstudyError, first_line
 
 TOOL, VIEW = "understudy_tool", "understudy_view"
@@ -121,7 +121,7 @@ def of_chain(chain: Chain, joints: Sequence[str]) -> Linkage:
     body, frame = spec.worldbody, chain.first
     low, high = chain.low, chain.high
     for index, name in enumerate(joints):
-        body = body.add_body(name=f"link {index + 1}", pos=frame[:3, 3], quat=_quaternion(frame[:3, :3]))
+        body = body.add_body(name=f"link {index + 1}", pos=frame[:3, 3], quat=quaternion(frame[:3, :3]))
         turn = _about_z(float(chain.offsets[index]))
         body.add_joint(name=name, axis=[0, 0, 1], range=[low[index], high[index]], limited=1)
         frame = turn @ chain.links[index]
@@ -131,7 +131,7 @@ def of_chain(chain: Chain, joints: Sequence[str]) -> Linkage:
             body.add_geom(type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=[RADIUS, 0, 0], fromto=ends, mass=1.0)
         else:
             body.add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[RADIUS, 0, 0], mass=1.0)
-    body.add_site(name=TOOL, pos=frame[:3, 3], quat=_quaternion(frame[:3, :3]))
+    body.add_site(name=TOOL, pos=frame[:3, 3], quat=quaternion(frame[:3, :3]))
     spec.worldbody.add_light(pos=[0.3, -0.5, 2.0], dir=[0.1, 0.2, -1.0])
     spec.worldbody.add_camera(name=VIEW)
     model = spec.compile()
@@ -165,9 +165,3 @@ def _about_z(angle: float) -> np.ndarray:
     turned = np.eye(4)
     turned[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     return turned
-
-
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    quaternion = np.empty(4)
-    mujoco.mju_mat2Quat(quaternion, np.ascontiguousarray(rotation, np.float64).reshape(9))
-    return quaternion

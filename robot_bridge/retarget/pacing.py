@@ -41,10 +41,6 @@ class JointPath:
     source_s: Floats
     slowed: float
 
-    def at(self, source_s: float) -> Floats:
-        """The setpoint [D] for an instant of the video."""
-        return self.joints[int(np.argmin(np.abs(self.source_s - source_s)))]
-
 
 def paced(
     path: ToolPath, solved: Solved, spec: ArmSpec, *, rate_hz: float, config: InverseConfig | None = None

@@ -44,9 +44,9 @@ WORDS = {
 }
 
 
-def write_report(out: Path, made: Retargeted, *, video: Path | None, facts: Mapping[str, object]) -> Path:
-    """Write the page into ``out``, where the film and the quality are; ``video``: whether there is a film."""
-    film = el("video", src=FILM, controls=True, width="100%") if video is not None else None
+def write_report(out: Path, made: Retargeted, *, filmed: bool, facts: Mapping[str, object]) -> Path:
+    """Write the page into ``out``, where the quality is, and the film if it was ``filmed``."""
+    film = el("video", src=FILM, controls=True, width="100%") if filmed else None
     page = document(
         f"{made.quality.verdict} · Understudy retarget",
         _headline(made.quality),

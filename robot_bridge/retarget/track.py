@@ -1,7 +1,6 @@
 """``vla track``: find the hands in a video, and show them.
 
 vla track me.mp4 --out outputs/track           # track.npz, overlay.mp4
-vla track me.mp4 --import hamer me_hamer/      # of another tracker's files
 """
 
 import argparse

@@ -10,7 +10,7 @@ from retarget_made_hands import camera_at, picking, seen_by
 
 from robot_bridge.arms.arm import make_arm
 from robot_bridge.demonstration import demo_spec, prepared
-from robot_bridge.retarget.folder import QUALITY, load, save
+from robot_bridge.retarget.folder import JOINTS, QUALITY, load, save
 from robot_bridge.retarget.linkage import linkage_of
 from robot_bridge.retarget.quality import BARS, jerk, split
 from robot_bridge.retarget.report import write_report
@@ -52,7 +52,7 @@ def test_a_good_clip_is_executed(linkage, tmp_path):
     ready = load(tmp_path)
     np.testing.assert_array_equal(ready.joints, good.joints.joints)
     assert (ready.hz, ready.embodiment, ready.verdict) == (50.0, ARM.spec.embodiment, "execute")
-    page = write_report(tmp_path, good, video=None, facts={"hand": "<b>"}).read_text()
+    page = write_report(tmp_path, good, filmed=False, facts={"hand": "<b>"}).read_text()
     assert "execute" in page
     assert "<b>" not in page
 
@@ -70,7 +70,7 @@ def test_a_hand_that_is_hidden_is_checked_and_one_that_is_lost_is_rejected(linka
     assert long.quality.verdict == "reject"
     assert long.joints is None
     save(tmp_path, long.quality.to_dict(), None)
-    with pytest.raises(UnderstudyError, match=r"is not for an arm: the arm cannot follow .*hold 1: .*report\.html"):
+    with pytest.raises(UnderstudyError, match=r"^\S+ is not for an arm: the arm cannot follow .*hold 1: .*report\.html"):
         load(tmp_path)
 
 
@@ -127,6 +127,20 @@ def test_segments_cover_the_clip(linkage):
 def test_jerk_of_a_cubic_is_its_coefficient():
     stamps = np.arange(0, 2, 0.1)
     assert jerk(np.stack([2 * stamps**3, 0 * stamps, stamps**2], axis=1), stamps) == pytest.approx(12.0)
+
+
+def test_a_folder_that_is_damaged_is_no_traceback(linkage, tmp_path):
+    good = made(linkage)
+    save(tmp_path, good.quality.to_dict(), good.prepared(ARM.spec.embodiment, 50.0))
+    (tmp_path / JOINTS).write_bytes(b"cut off")
+    with pytest.raises(UnderstudyError, match="is damaged"):
+        load(tmp_path)
+    (tmp_path / JOINTS).unlink()
+    with pytest.raises(UnderstudyError, match="is damaged"):
+        load(tmp_path)
+    (tmp_path / QUALITY).write_text("{}")
+    with pytest.raises(UnderstudyError, match="is damaged"):
+        load(tmp_path)
 
 
 def test_setpoints_are_for_the_arm_that_they_were_made_for(linkage, tmp_path):
