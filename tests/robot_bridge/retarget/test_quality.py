@@ -70,7 +70,9 @@ def test_a_hand_that_is_hidden_is_checked_and_one_that_is_lost_is_rejected(linka
     assert long.quality.verdict == "reject"
     assert long.joints is None
     save(tmp_path, long.quality.to_dict(), None)
-    with pytest.raises(UnderstudyError, match=r"^\S+ is not for an arm: the arm cannot follow .*hold 1: .*report\.html"):
+    with pytest.raises(
+        UnderstudyError, match=r"^\S+ is not for an arm: the arm cannot follow .*hold 1: .*report\.html"
+    ):
         load(tmp_path)
 
 
