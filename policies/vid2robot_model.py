@@ -30,6 +30,8 @@ from vla.representation.objectives import cycle_between, pairwise_sigmoid
 
 TERMS = 4
 """The loss is their mean, those that are left out counting as nothing."""
+PARTNERS = 8
+"""Prompts with which each is aligned; with one alone the loss is too noisy for a beginning."""
 
 
 @dataclass
@@ -157,6 +159,27 @@ class AttentionPool(nn.Module):
         return (self.query(tokens).softmax(1) * tokens).sum(1)
 
 
+class Alignment(nn.Module):
+    """What is compared of frames: each beside the one before and after it, by a perceptron, of unit length.
+
+    The neighbours tell a hand that comes from one that goes (Dwibedi et al. 2019, §3.3: context frames); the first and
+    the last frame are their own, so that nothing but the picture tells where a film begins.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.beside = nn.Conv1d(width, width, 3, padding=1, padding_mode="replicate", groups=width)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(width, eps=1e-6), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.mlp.apply(init_linear)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """[B, F, D] → [B, F, D]."""
+        beside = self.beside(frames.transpose(1, 2)).transpose(1, 2)
+        return functional.normalize(self.mlp(frames + beside).float(), dim=-1)
+
+
 class SigmoidContrast(nn.Module):
     """`pairwise_sigmoid` with its scale, from 10 on, and bias (Zhai et al. 2023, §3.2)."""
 
@@ -202,10 +225,7 @@ class Vid2RobotModel(nn.Module):
             self.prompt_reader = Resampler(width, heads, latents=config.prompt_latents or config.latents, depth=depth)
             self.prompt_reader.apply(init_linear)
         if shown and config.alignment:
-            self.align = nn.Sequential(
-                nn.LayerNorm(width, eps=1e-6), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
-            )
-            self.align.apply(init_linear)
+            self.align = Alignment(width)
             self.frame_pool = AttentionPool(width)
         if shown and (config.contrast or config.words):
             self.pool = AttentionPool(width)
@@ -240,10 +260,11 @@ class Vid2RobotModel(nn.Module):
             return losses
         same = batch["task"][:, None] == batch["task"]
         if config.alignment:
-            a, b = (functional.normalize(self.align(one.frames).float(), dim=-1) for one in (prompt, state))
+            a, b = self.align(prompt.frames), self.align(state.frames)
+            one, other = partners(batch["task"])
             whole = batch["history.mask"].all(1)  # before an episode's begin there are no frames to align
-            cycles = [(a, a[partners(batch["task"])]), *([(b[whole], a[whole])] if whole.any() else [])]
-            losses["alignment"] = torch.stack([self._cycled(*one) for one in cycles]).mean()
+            cycles = [(a[one], a[other]), *([(b[whole], a[whole])] if whole.any() else [])]
+            losses["alignment"] = torch.stack([self._cycled(*both) for both in cycles]).mean()
         if config.contrast or config.words:
             shown, done = self.pool(prompt.tokens), self.pool(state.tokens)
         if config.contrast:
@@ -371,15 +392,22 @@ def make_head(config: Vid2RobotConfig, *, action_dim: int) -> BinsHead | Denoisi
     return (BinsHead if config.head == "bins" else DenoisingHead)(config, action_dim=action_dim)
 
 
-def partners(task: Tensor) -> Tensor:
-    """For each sample [B] the next one of the batch that was told the same, itself where there is no other [B].
+def partners(task: Tensor) -> tuple[Tensor, Tensor]:
+    """Whom to align with whom, of samples [B]: each with the next `PARTNERS` of the batch that were told the same.
 
-    The state's frames are a moment of an episode, from which no whole prompt can come back; the prompts of two samples
-    are both whole, now and then one a person's and one a robot's, so that these are aligned.
+    A sample without any is its own. The state's frames are a moment of an episode, from which no whole prompt can come
+    back; the prompts of two samples are both whole, now and then one a person's and one a robot's, so that these are
+    aligned.
     """
     place = torch.arange(len(task), device=task.device)
     ahead = (place - place[:, None] - 1) % len(task)
-    return torch.where(task[:, None] == task, ahead, len(task)).argmin(1)
+    ahead = torch.where(task[:, None] == task, ahead, len(task))  # itself: the last of all, len(task) - 1
+    distance, nearest = ahead.sort(1)
+    most = min(PARTNERS, len(task))
+    chosen = distance[:, :most] < len(task) - 1
+    chosen[:, 0] |= ~chosen.any(1)
+    one, rank = chosen.nonzero(as_tuple=True)
+    return one, nearest[one, rank]
 
 
 def _mean(context: TokenGroup) -> TokenGroup:

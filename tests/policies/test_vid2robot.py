@@ -11,7 +11,14 @@ import torch
 from policies.policy import load_policy
 from policies.prompts import Prompts
 from policies.train import TrainConfig, run, training_windows
-from policies.vid2robot_model import PairsConfig, SigmoidContrast, Vid2RobotConfig, Vid2RobotModel, partners
+from policies.vid2robot_model import (
+    PARTNERS,
+    PairsConfig,
+    SigmoidContrast,
+    Vid2RobotConfig,
+    Vid2RobotModel,
+    partners,
+)
 from vla.backbones.backbone import TokenGroup
 from vla.config import build, load
 from vla.data.corpus import open_corpus
@@ -124,9 +131,20 @@ def test_what_has_no_weight_is_not_built():
     assert not [n for n, weight in told.named_parameters() if weight.requires_grad and weight.grad is None]
 
 
-def test_a_partner_is_the_next_that_was_told_the_same():
-    assert partners(torch.tensor([0, 1, 0, 2, 0, 1])).tolist() == [2, 5, 4, 3, 0, 1]
-    assert partners(torch.tensor([3])).tolist() == [0]
+def test_partners_are_the_next_that_were_told_the_same():
+    pairs = list(zip(*(side.tolist() for side in partners(torch.tensor([0, 1, 0, 2, 0, 1]))), strict=True))
+    assert pairs == [(0, 2), (0, 4), (1, 5), (2, 4), (2, 0), (3, 3), (4, 0), (4, 2), (5, 1)]
+    assert [side.tolist() for side in partners(torch.tensor([3]))] == [[0], [0]]
+    one, other = partners(torch.zeros(20, dtype=torch.long))
+    assert torch.equal((other - one) % 20, torch.arange(1, PARTNERS + 1).repeat(20))
+
+
+def test_a_frame_s_place_is_told_by_pictures_alone():
+    """A still film has the same vector at every place, its ends included."""
+    model = network()
+    still = model.align(torch.randn(2, 1, model.config.encoder.width).expand(-1, 6, -1))
+    torch.testing.assert_close(still, still[:, :1].expand_as(still))
+    torch.testing.assert_close(still.norm(dim=-1), torch.ones(2, 6))
 
 
 def test_alignment_there_and_back_by_hand():
@@ -147,7 +165,7 @@ def test_alignment_is_in_squared_frames_of_whole_films_and_from_the_state():
     model = network("policy.contrast=0", "policy.words=0")
     alike = torch.ones(2, 5, 4)
     assert float(model._cycled(alike, alike)) == pytest.approx(2)
-    torch.nn.init.zeros_(model.align[-1].weight)
+    torch.nn.init.zeros_(model.align.mlp[-1].weight)
     batch = batch_of(model)
     prompt, state = (np.var(np.arange(n)) for n in (model.config.prompt_frames, model.config.state_frames))
     assert model.losses(batch)["alignment"].item() == pytest.approx((prompt + state) / 2, rel=1e-4)
