@@ -228,7 +228,7 @@ class GLCamera:
         ids, kinds = np.moveaxis(renderer.render(), -1, 0)
         renderer.disable_segmentation_rendering()
         depth = np.where(kinds < 0, np.inf, depth).astype(np.float32)
-        return Picture(color, depth, np.where(kinds == mujoco.mjtObj.mjOBJ_GEOM, ids, -1).astype(np.int32))
+        return Picture(color, depth, np.where(kinds == int(mujoco.mjtObj.mjOBJ_GEOM), ids, -1).astype(np.int32))
 
     def close(self) -> None:
         """Let go of the OpenGL context."""

@@ -2,7 +2,7 @@
 
     film = pick_film(seed=3)                          # nothing is drawn yet
     film.cameras["side"].project(film.truth.pinch)    # where the pads meet in each frame [T, 2] px
-    for frame in film.frames(depth=True):             # one instant at a time
+    for frame in film.frames(depth=["side"]):             # one instant at a time
         frame.color["side"], frame.depth["side"]
 
 It is a test bench for whatever reads a human's motion off a video: hand, cube, table, cameras and light are known
@@ -110,9 +110,10 @@ class PickFilm:
     _stage: "_Stage" = field(repr=False)
     _grips: "list[_Grip]" = field(repr=False)
 
-    def frames(self, *, depth: bool = False, noise: float = 0.0) -> Iterator[PickFrame]:
+    def frames(self, *, depth: Sequence[str] = (), noise: float = 0.0) -> Iterator[PickFrame]:
         """Draw it, one instant at a time; raises `UnderstudyError` where there is no OpenGL.
 
+        ``depth``: the cameras that measure it.
         ``noise``: standard deviation of the depth [m] at a distance of 1 m; it grows with the distance's square.
         """
         width, height = self.size
@@ -123,11 +124,18 @@ class PickFilm:
             for grip, cube in zip(self._grips, self.truth.cube):
                 stage.show(grip, cube)
                 color = {name: camera.render(stage.data) for name, camera in seen.items()}
-                far = {name: camera.depth(stage.data) for name, camera in seen.items() if depth}
+                far = {name: camera.depth(stage.data) for name, camera in seen.items() if name in depth}
                 yield PickFrame(color, {name: _noisy(one, noise, rng) for name, one in far.items()} if noise else far)
         finally:
             for camera in seen.values():
                 camera.close()
+
+
+class _Person(NamedTuple):
+    """Who acts: 1 for the right hand, -1 for the left, and the place of the shoulder [3] m."""
+
+    sign: int
+    shoulder: np.ndarray
 
 
 class _Grip(NamedTuple):
@@ -177,11 +185,9 @@ def pick_film(
             raise unknown("camera", name, VIEWS)
     if seconds < 3:
         raise UnderstudyError(f"nobody picks and places a cube in {seconds} s; give it 3 or more")
-    sign = 1 if side_of(side) == "right" else -1
-    person = np.random.default_rng([0x91C4, seed])
-    shoulder = _SHOULDER + sign * _ASIDE + person.uniform(-1, 1, 3) * [0.06, 0.05, 0.04]
-    stage = _stage(np.random.default_rng([0x100C, seed]), cameras, sign=sign, shoulder=shoulder)
-    grips, cubes, grasped = _acted(np.random.default_rng([0x9A7B, seed]), stage, fps=fps, seconds=seconds)
+    who = _person(seed, side)
+    stage = _stage(np.random.default_rng([0x100C, seed]), cameras, sign=who.sign, shoulder=who.shoulder)
+    grips, cubes, grasped = _acted(np.random.default_rng([0x9A7B, seed]), who, fps=fps, seconds=seconds)
     truth = _truth(stage, grips, cubes, grasped=grasped, fps=fps)
     placed = {}
     for name in cameras:
@@ -189,6 +195,17 @@ def pick_film(
         position, rotation = stage.data.cam_xpos[index].copy(), stage.data.cam_xmat[index].reshape(3, 3).copy()
         placed[name] = Camera.of_mujoco(position, rotation, fovy=FOVY, size=size)
     return PickFilm(seed, side, size, fps, placed, truth, stage, grips)
+
+
+def pick_places(seed: int, side: Side = "right") -> tuple[np.ndarray, np.ndarray]:
+    """Where the cube lies in the beginning and in the end of that film, [7] each (xyz, wxyz), without drawing it."""
+    _, cubes, _ = _acted(np.random.default_rng([0x9A7B, seed]), _person(seed, side), fps=15, seconds=7.0)
+    return cubes[0], cubes[-1]
+
+
+def _person(seed: int, side: Side) -> _Person:
+    sign, drawn = 1 if side_of(side) == "right" else -1, np.random.default_rng([0x91C4, seed])
+    return _Person(sign, _SHOULDER + sign * _ASIDE + drawn.uniform(-1, 1, 3) * [0.06, 0.05, 0.04])
 
 
 def _stage(rng: np.random.Generator, cameras: Sequence[str], *, sign: int, shoulder: np.ndarray) -> _Stage:
@@ -232,10 +249,10 @@ def _room(spec: mujoco.MjSpec, rng: np.random.Generator) -> None:
 
 
 def _acted(
-    rng: np.random.Generator, stage: _Stage, *, fps: float, seconds: float
+    rng: np.random.Generator, who: _Person, *, fps: float, seconds: float
 ) -> tuple[list[_Grip], np.ndarray, np.ndarray]:
     """Grips, poses of the cube [T, 7], and when it is held [T]."""
-    cube, moves = _plan(rng, stage)
+    cube, moves = _plan(rng, who)
     lasts = np.array([move.seconds for move in moves])
     ends = np.cumsum(lasts - [move.early for move in moves])
     begins, names = ends - lasts, [move.name for move in moves]
@@ -253,11 +270,11 @@ def _acted(
     return grips, carried, held
 
 
-def _plan(rng: np.random.Generator, stage: _Stage) -> tuple[np.ndarray, list[_Move]]:
+def _plan(rng: np.random.Generator, who: _Person) -> tuple[np.ndarray, list[_Move]]:
     """The cube's first pose [7], and what the hand does; the first move only says where it is."""
-    sign, drawn = stage.hand.look.side, rng.uniform
+    sign, drawn = who.sign, rng.uniform
     places = _places(rng)
-    yaws = [_facing(stage, place) + drawn(-1, 1) * _TWIST for place in places]
+    yaws = [_facing(who, place) + drawn(-1, 1) * _TWIST for place in places]
     tilt, aside, wide = sign * drawn(-0.15, 0.2), drawn(-0.006, 0.006), 2 * CUBE + drawn(0.022, 0.034)
     rows = []
     for place, yaw in zip(places, yaws):
@@ -269,7 +286,7 @@ def _plan(rng: np.random.Generator, stage: _Stage) -> tuple[np.ndarray, list[_Mo
     high, bent = drawn(0.11, 0.15), np.array([0, 0, 0, 0, drawn(-0.1, 0.1), drawn(-0.1, 0.1), 0])
     up = np.array([0, 0, high, 0, 0, 0, 0])
     moves = [
-        _Move("rest", _home(rng, stage), drawn(0.15, 0.4)),
+        _Move("rest", _home(rng, who), drawn(0.15, 0.4)),
         _Move("reach", at + _above(rng), drawn(0.9, 1.2)),
         _Move("descend", at, drawn(0.7, 0.9), early=0.25),
         _Move("close", at + shut, drawn(0.35, 0.5)),
@@ -280,7 +297,7 @@ def _plan(rng: np.random.Generator, stage: _Stage) -> tuple[np.ndarray, list[_Mo
         _Move("settle", there + shut, drawn(0.1, 0.2)),
         _Move("open", there, drawn(0.3, 0.45)),
         _Move("leave", there + _above(rng), drawn(0.5, 0.7)),
-        _Move("withdraw", _home(rng, stage), drawn(0.8, 1.1), early=0.25),
+        _Move("withdraw", _home(rng, who), drawn(0.8, 1.1), early=0.25),
         _Move("stay", np.zeros(7), drawn(0.1, 0.3)),
     ]
     moves[-1] = moves[-1]._replace(goal=moves[-2].goal)
@@ -296,15 +313,15 @@ def _places(rng: np.random.Generator) -> np.ndarray:
             return np.column_stack([places, [CUBE, CUBE]])
 
 
-def _facing(stage: _Stage, place: np.ndarray) -> float:
+def _facing(who: _Person, place: np.ndarray) -> float:
     """The handiest yaw of the pinch there: the fingers point away from the shoulder."""
-    return float(np.arctan2(*(place - stage.shoulder)[1::-1])) - 0.1 * stage.hand.look.side
+    return float(np.arctan2(*(place - who.shoulder)[1::-1])) - 0.1 * who.sign
 
 
-def _home(rng: np.random.Generator, stage: _Stage) -> np.ndarray:
+def _home(rng: np.random.Generator, who: _Person) -> np.ndarray:
     """Before it all and after: a little back, above the table, half open."""
     point = np.array([0.40, -0.03, 0.17]) + rng.uniform(-1, 1, 3) * [0.04, 0.05, 0.03]
-    yaw = _facing(stage, point) + rng.normal(0, 0.1)
+    yaw = _facing(who, point) + rng.normal(0, 0.1)
     return np.array([*point, yaw, rng.normal(0, 0.08), rng.uniform(-0.15, 0.1), rng.uniform(0.04, 0.08)])
 
 

@@ -156,7 +156,7 @@ def _recorded(suite: TabletopSuite, rng: np.random.Generator) -> Act:
 
 def _robot_touches(suite: TabletopSuite) -> bool:
     """Whether a finger is at what the task is about."""
-    return suite._is_touched(handled(suite.task))
+    return suite.touched(handled(suite.task))
 
 
 def _followed(act: Act, person: Person, *, pinch_yaw: float) -> Act:

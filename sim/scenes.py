@@ -13,10 +13,13 @@ from sim.arm_models import MODELS, PANDA, PANDA_JOINTS, TOOL, ArmModel, BareScen
 from sim.firmware import PHYSICS_S, Scene
 from sim.mechanism import Mechanism, Wiring
 from sim.tasks.tabletop import FINGER_TRAVEL, HOME_JOINTS, SCENE_FILE, WORKSPACE_HIGH, WORKSPACE_LOW, TabletopSuite
+from sim.tasks.tabletop_film import RepeatedFilm, film_of
 from vla.errors import UnderstudyError
 from vla.types import Gripper
 
 TABLETOP = "tabletop"
+ANY_TASK = "tabletop/lift-red-cube"
+"""Whose scene a film's is made of."""
 SPEC = ArmSpec(
     embodiment="panda-primitive",
     joints=(*PANDA_JOINTS, "gripper"),
@@ -46,17 +49,20 @@ class TabletopScene:
     def __init__(self, *, image_size: int = 64, cameras: tuple[str, ...] = ()) -> None:
         self.suite = TabletopSuite(image_size=image_size, cameras=cameras)
         self._usual_s = self.suite.model.opt.timestep
+        self.film: RepeatedFilm | None = None
         self.mechanism = Mechanism(self.suite.model, self.suite.data, WIRING, site=WIRING.tool)
 
     @property
     def success(self) -> bool:
         """Whether the task has been achieved since `reset`."""
-        return self.suite.success
+        return self.suite.success if self.film is None else self.film.success
 
     def reset(self, task: str, seed: int) -> None:
-        """Lay out the scene of ``seed``."""
+        """Lay out the scene of ``seed``, or of the film that is the ``task``, with the arm as ``seed`` has it."""
+        film = film_of(task)
         self.suite.model.opt.timestep = self._usual_s
-        self.suite.reset(task, seed)
+        self.suite.reset(task if film is None else ANY_TASK, seed)
+        self.film = None if film is None else RepeatedFilm(self.suite, *film)
         self.suite.model.opt.timestep = PHYSICS_S
 
     def proprio(self) -> np.ndarray:
@@ -65,7 +71,7 @@ class TabletopScene:
 
     def judge(self) -> bool:
         """See whether the task is achieved now, or was."""
-        return self.suite.judge()
+        return self.suite.judge() if self.film is None else self.film.judge()
 
     def look(self) -> dict[str, np.ndarray]:
         """A picture [H, W, 3] of each camera."""

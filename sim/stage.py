@@ -6,6 +6,7 @@ from robot_bridge.plan import Made
 from sim.scenes import TABLETOP
 from sim.suite import TEST_SEEDS
 from sim.tasks.tabletop import TASKS
+from sim.tasks.tabletop_film import film_of
 from sim.world import World
 from vla.errors import UnderstudyError, unknown
 from vla.types import CameraSpec, PolicySpec
@@ -27,9 +28,9 @@ class SimStage:
         self._task = str(options.get("task", "tabletop/touch-red-cube" if model == TABLETOP else ""))
         if model != TABLETOP and self._task:
             raise UnderstudyError(f"the arm {model} stands alone and has no tasks; {self._task!r} was asked for")
-        if model == TABLETOP and self._task not in TASKS:
+        if model == TABLETOP and film_of(self._task) is None and self._task not in TASKS:
             raise unknown("task", self._task, TASKS)
-        self.instruction = TASKS[self._task].instruction if self._task else ""
+        self.instruction = TASKS[self._task].instruction if self._task in TASKS else ""
         self._first = int(str(options.get("first_scene", 0)))
         sizes = {(camera.height, camera.width) for camera in spec.cameras}
         if any(height != width for height, width in sizes) or len(sizes) > 1:

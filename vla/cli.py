@@ -37,6 +37,11 @@ VERBS = {
         "film a simulated hand doing tasks, with captions",
         "vla human tasks=[tabletop/*] clips=200 out=outputs/sim-human",
     ),
+    "human pick": Verb(
+        "sim.human_pick_command:main",
+        "film a simulated hand that picks and places, in calibrated cameras",
+        "vla human pick --out outputs/pick",
+    ),
     "data": Verb("vla.data.cli:main", "import, inspect or repair recordings", "vla data inspect outputs/collect"),
     "pretrain": Verb(
         "vla.representation.pretrain:main",

@@ -1,21 +1,37 @@
 """One camera and a table of known height: a place is known where the hand touches something, and nowhere else.
 
-At the instant of a grasp, and of letting go, the fingertips are as high above the table as the thing is held; there the
-camera's ray tells the place to a centimetre. Between these instants the tool is sent over the table at a height of its
-own: the hand's own way is not known.
+At the instant of a grasp, and of letting go, both fingertips are as high above the table as the thing is held; there
+the camera's rays tell their places to a centimetre, and with them how the gripper is turned, which points down. Between
+these instants the tool is sent over the table at a height of its own: the hand's own way is not known.
 
     above ──► down, closes ──► up ──► over ──► down, opens ──► up
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from robot_bridge.retarget.cameras import Camera
 from robot_bridge.retarget.grasps import events, grasped
-from robot_bridge.retarget.hands import INDEX_TIP, SIDES, THUMB_TIP, Floats, HandTrack, Side
-from robot_bridge.retarget.tool_path import ToolPath, ToolPathConfig, smoothed, turned
+from robot_bridge.retarget.hands import (
+    INDEX_ROOT,
+    INDEX_TIP,
+    LITTLE_ROOT,
+    SIDES,
+    THUMB_TIP,
+    WRIST,
+    Floats,
+    HandTrack,
+    Side,
+)
+from robot_bridge.retarget.lifting import mono
+from robot_bridge.retarget.tool_path import ToolPath, ToolPathConfig, downward, smoothed
 from vla.errors import UnderstudyError
+
+PALM_M = 0.08
+"""From the wrist to the knuckles of index and little finger."""
 
 
 @dataclass(frozen=True)
@@ -44,39 +60,58 @@ def keyframes(
     known, stamps = track.seen(side), track.stamps
     if known.sum() < 5:
         raise UnderstudyError(f"the {side} hand is seen in {known.sum()} frames of {len(known)}: not enough")
-    tips = track.pixels[:, slot][:, [THUMB_TIP, INDEX_TIP]].mean(1)
-    apart = np.linalg.norm(track.world[:, slot, INDEX_TIP] - track.world[:, slot, THUMB_TIP], axis=1, keepdims=True)
-    smooth = smoothed(np.hstack([tips, apart]), stamps, known, config.path)
-    closed = grasped(smooth[:, 2], stamps, config.path.grasps)
-    places = touchdown(camera, smooth[:, :2], config)
-    touches = []
+    pixels = track.pixels[:, slot]
+    # Seen by one camera, the depth of the hand is wrong by decimetres, but up and down it goes as the hand does.
+    height = mono(track, camera, side).points[:, [THUMB_TIP, INDEX_TIP], 2].mean(1)
+    known &= np.isfinite(height)
+    tips = [pixels[:, THUMB_TIP], pixels[:, INDEX_TIP]]
+    smooth = smoothed(np.column_stack([*tips, apart(pixels), height]), stamps, known, config.path)
+    thumb, index, opening, height = smooth[:, :2], smooth[:, 2:4], smooth[:, 4], smooth[:, 5]
+    closed = grasped(opening, (thumb + index) / 2, height, stamps, config.path.grasps)
+    grips = np.concatenate([touchdown(camera, one, config) for one in (thumb, index)], axis=1)
+    touches = _touches(grips, closed, stamps, config)
+    if not touches:
+        raise UnderstudyError(
+            f"no grasp is seen in {track.source}: with one camera the table tells a place only where the hand takes or "
+            "leaves something; film it with two cameras, or from where thumb and index finger are seen apart"
+        )
+    if not np.isfinite([touch.place for touch in touches]).all():
+        raise UnderstudyError(f"{track.source}: the camera looks too flat over the table to tell where the hand is")
+    path = _over_the_table(stamps, touches, config)
+    unknown = np.full(len(stamps), np.nan)
+    return ToolPath(stamps, path[:, :3], downward(path[:, 3]), opening, closed, known, unknown, "plane")
+
+
+class _Touch(NamedTuple):
+    """When, where [3] m, and the direction from thumb to finger over the table, as an angle from the base's x."""
+
+    at: float
+    place: Floats
+    yaw: float
+
+
+def _touches(grips: Floats, closed: NDArray[np.bool_], stamps: Floats, config: KeyframesConfig) -> list[_Touch]:
+    """Of each grasp the begin and the end, by where both fingers [T, 6] are then."""
+    touches: list[_Touch] = []
     for first, after in events(closed):
         last = after - 1
         for frame, near in (
             (first, (stamps >= stamps[first]) & (stamps <= stamps[first] + config.while_s)),
             (last, (stamps >= stamps[last] - config.while_s) & (stamps <= stamps[last])),
         ):
-            good = near & np.isfinite(places).all(1)
-            place = np.median(places[good], axis=0) if good.any() else np.full(3, np.nan)
-            touches.append((float(stamps[frame]), place))
-    if not touches:
-        raise UnderstudyError(
-            f"no grasp is seen in {track.source}: with one camera the table tells a place only where the hand takes or "
-            "leaves something; film it with two cameras, or from where thumb and index finger are seen apart"
-        )
-    if not np.isfinite([place for _, place in touches]).all():
-        raise UnderstudyError(f"{track.source}: the camera looks too flat over the table to tell where the hand is")
-    facing = track.world[:, slot] @ camera.base_from_camera[:3, :3].T
-    return ToolPath(
-        stamps,
-        _over_the_table(stamps, touches, config),
-        turned(facing, stamps, known, config.path),
-        smooth[:, 2],
-        closed,
-        known,
-        np.full(len(stamps), np.nan),
-        "plane",
-    )
+            seen = grips[near & np.isfinite(grips).all(1)]
+            thumb, index = np.split(np.median(seen, axis=0) if len(seen) else np.full(6, np.nan), 2)
+            yaw = np.arctan2(*(index - thumb)[1::-1])
+            # A gripper turned by half a turn is the same gripper: as little turned from before as can be.
+            yaw -= np.pi * np.round((yaw - (touches[-1].yaw if touches else np.pi / 2)) / np.pi)
+            touches.append(_Touch(float(stamps[frame]), (thumb + index) / 2, float(yaw)))
+    return touches
+
+
+def apart(pixels: Floats) -> Floats:
+    """How far the tips are apart in the picture [T] m, if the palm [T, 21, 2] is as large as palms are."""
+    palm = np.linalg.norm(pixels[:, [INDEX_ROOT, LITTLE_ROOT]] - pixels[:, [WRIST]], axis=-1).mean(1)
+    return PALM_M * np.linalg.norm(pixels[:, INDEX_TIP] - pixels[:, THUMB_TIP], axis=1) / np.nanmedian(palm)
 
 
 def touchdown(camera: Camera, pixels: Floats, config: KeyframesConfig) -> Floats:
@@ -90,15 +125,16 @@ def touchdown(camera: Camera, pixels: Floats, config: KeyframesConfig) -> Floats
     return np.where(good[:, None], above + far[:, None] * rays, np.nan)
 
 
-def _over_the_table(stamps: Floats, touches: list[tuple[float, Floats]], config: KeyframesConfig) -> Floats:
-    """Places [T, 3]: down to each touch and up again, and over the table between them, each from rest to rest."""
-    up = np.array([0.0, 0.0, config.over_m])
+def _over_the_table(stamps: Floats, touches: list[_Touch], config: KeyframesConfig) -> Floats:
+    """Places and yaws [T, 4]: down to each touch and up again, and over the table between them, from rest to rest."""
+    up = np.array([0.0, 0.0, config.over_m, 0.0])
     times, via = [], []
-    for number, (at, place) in enumerate(touches):
-        before = at - touches[number - 1][0] if number else np.inf
-        after = touches[number + 1][0] - at if number + 1 < len(touches) else np.inf
+    for number, (at, place, yaw) in enumerate(touches):
+        before = at - touches[number - 1].at if number else np.inf
+        after = touches[number + 1].at - at if number + 1 < len(touches) else np.inf
         times += [at - min(config.travel_s, before / 3), at, at + min(config.travel_s, after / 3)]
-        via += [place + up, place, place + up]
+        there = np.append(place, yaw)
+        via += [there + up, there, there + up]
     times_, via_ = np.array(times), np.array(via)
     index = np.clip(np.searchsorted(times_, stamps, side="right") - 1, 0, len(times_) - 2)
     share = np.clip((stamps - times_[index]) / np.maximum(times_[index + 1] - times_[index], 1e-6), 0.0, 1.0)

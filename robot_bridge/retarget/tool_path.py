@@ -86,7 +86,7 @@ def tool_path(hand: HandPath, config: ToolPathConfig | None = None) -> ToolPath:
     place, opening = (thumb + index) / 2, np.linalg.norm(index - thumb, axis=1, keepdims=True)
     smooth = smoothed(np.hstack([place, opening]), hand.stamps, known, config)
     quaternion = turned(hand.points, hand.stamps, known, config)
-    closed = grasped(smooth[:, 3], hand.stamps, config.grasps)
+    closed = grasped(smooth[:, 3], smooth[:, :3], smooth[:, 2], hand.stamps, config.grasps)
     return ToolPath(hand.stamps, smooth[:, :3], quaternion, smooth[:, 3], closed, known, hand.error_px, hand.method)
 
 
@@ -119,9 +119,15 @@ def _down(points: Floats, known: NDArray[np.bool_]) -> Floats:
     # A gripper turned by half a turn is the same gripper: twice the angle makes both one.
     angle = np.unwrap(2 * np.arctan2(across[:, 1], across[:, 0])) / 2
     angle -= np.pi * np.round((np.median(angle) - np.pi / 2) / np.pi)  # y as near to the base's y as can be
-    y = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)], axis=1)
+    return Rotation.from_quat(downward(angle), scalar_first=True).as_matrix()
+
+
+def downward(yaw: Floats) -> Floats:
+    """Quaternions [T, 4] (w, x, y, z) of a gripper that points down and opens along ``yaw`` [T] from the base's x."""
+    y = np.stack([np.cos(yaw), np.sin(yaw), np.zeros_like(yaw)], axis=1)
     z = np.broadcast_to([0.0, 0.0, -1.0], y.shape)
-    return np.stack([np.cross(y, z), y, z], axis=2)
+    frames = np.stack([np.cross(y, z), y, z], axis=2)
+    return np.asarray(Rotation.from_matrix(frames).as_quat(scalar_first=True))
 
 
 def _palm(points: Floats, known: NDArray[np.bool_]) -> Floats:

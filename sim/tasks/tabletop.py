@@ -163,8 +163,7 @@ class TabletopSuite:
         self.data.qpos[:7] = HOME_JOINTS
         self.data.qpos[7:9] = FINGER_TRAVEL
         for name, pose in scene.poses.items():
-            address = self.model.jnt_qposadr[self.model.body(name).jntadr[0]]
-            self.data.qpos[address : address + 7] = pose
+            self.place(name, pose)
         self.data.joint("drawer").qpos = scene.drawer_opening
         mujoco.mj_forward(self.model, self.data)
         self.data.qpos[:7] = self._inverse_kinematics(scene.grip_position, iterations=50)
@@ -245,6 +244,13 @@ class TabletopSuite:
         """Where a body is, [3] metres in the base frame."""
         return self.data.body(body).xpos.copy()
 
+    def place(self, body: str, pose: np.ndarray) -> None:
+        """Put a free body there ([7]: position [m], wxyz), at rest."""
+        joint = self.model.body(body).jntadr[0]
+        self.data.qpos[self.model.jnt_qposadr[joint] :][:7] = pose
+        self.data.qvel[self.model.jnt_dofadr[joint] :][:6] = 0
+        mujoco.mj_forward(self.model, self.data)
+
     def _advance(self, *, opening: float) -> None:
         self.data.ctrl[:7] = self._inverse_kinematics(self._command, iterations=3)
         self.data.ctrl[7:9] = opening * FINGER_TRAVEL
@@ -285,7 +291,7 @@ class TabletopSuite:
         if task.verb == "press":
             return bool(self.data.joint("button").qpos[0] < -0.012)
         if task.verb == "touch":
-            return self._is_touched(task.target)
+            return self.touched(task.target)
         target = self.position(task.target)
         if task.verb == "lift":
             return bool(target[2] > 0.09)
@@ -294,10 +300,11 @@ class TabletopSuite:
         if task.verb == "push":
             return bool(aside < 0.045 and target[2] < 0.04)
         if task.verb == "put":
-            return bool(np.abs(offset[:2]).max() < 0.055 and target[2] < 0.05 and not self._is_touched(task.target))
-        return bool(aside < 0.025 and 0.04 < offset[2] < 0.06 and not self._is_touched(task.target))
+            return bool(np.abs(offset[:2]).max() < 0.055 and target[2] < 0.05 and not self.touched(task.target))
+        return bool(aside < 0.025 and 0.04 < offset[2] < 0.06 and not self.touched(task.target))
 
-    def _is_touched(self, body: str) -> bool:
+    def touched(self, body: str) -> bool:
+        """Whether a finger is at it."""
         geom = self.model.geom(body).id
         pairs = self.data.contact.geom
         return any(geom in pair and not self._finger_geoms.isdisjoint(pair) for pair in pairs.tolist())

@@ -26,7 +26,7 @@ def drawn(film):
     """Its frames, with depth."""
     if BACKEND == "none":
         pytest.skip("no OpenGL library works on this machine")
-    return list(film.frames(depth=True))
+    return list(film.frames(depth=film.cameras))
 
 
 def turned(cubes):
@@ -204,7 +204,7 @@ def test_a_film_is_a_function_of_its_seed(film, drawn):
 
 @needs_opengl
 def test_noise_of_the_depth_grows_with_the_distance(film, drawn):
-    frames = [next(iter(film.frames(depth=True, noise=0.01))) for _ in range(2)]
+    frames = [next(iter(film.frames(depth=film.cameras, noise=0.01))) for _ in range(2)]
     np.testing.assert_array_equal(frames[0].depth["side"], frames[1].depth["side"])
     exact = drawn[0].depth["side"]
     off = (frames[0].depth["side"] - exact) / exact**2
@@ -222,3 +222,21 @@ def test_what_cannot_be_filmed_is_refused(film, monkeypatch):
     monkeypatch.setattr("sim.human_skin.BACKEND", "none")
     with pytest.raises(UnderstudyError, match="drawn by OpenGL alone"):
         next(film.frames())
+
+
+@needs_opengl
+def test_a_film_is_written_as_those_who_retarget_read_it(film, tmp_path):
+    from robot_bridge.retarget.cameras import load_cameras
+    from robot_bridge.retarget.retarget import read_depths
+    from sim.human_pick_command import write
+    from vla.data.video import every_frame
+
+    write(film, tmp_path, depth=["side"])
+    assert load_cameras(tmp_path / "cameras.json").keys() == film.cameras.keys()
+    stamps = [stamp for stamp, _ in every_frame(tmp_path / "front.mp4")]
+    np.testing.assert_allclose(stamps, film.truth.stamps, atol=1e-3)
+    depth = read_depths(tmp_path / "depth-side")(len(stamps) - 1)
+    assert depth.shape == (120, 160)
+    assert 0.4 < np.median(depth[depth > 0]) < 3
+    with np.load(tmp_path / "truth.npz") as truth:
+        np.testing.assert_array_equal(truth["pinch"], film.truth.pinch)
