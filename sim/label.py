@@ -21,7 +21,7 @@ from vla.config import help_text, load, wants_help
 from vla.data.human_clips import Clip, film_at
 from vla.data.human_video import read_clips
 from vla.data.lerobot import DatasetSpec, EpisodeWriter, open_dataset
-from vla.data.lerobot_format import INFO
+from vla.data.lerobot_format import INFO, QUALITY
 from vla.types import CameraSpec, Episode, Task
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXAMPLE = "vla predict inverse policy=outputs/train videos=recordings/films out=outputs/labelled"
-QUALITY = "quality"
 SHORTEST = 2
 """Steps that a film must have beyond a stride."""
 

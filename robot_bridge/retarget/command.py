@@ -35,6 +35,8 @@ examples:
   vla retarget front.mp4 --cameras cameras.json --held 0.02                         # one, and a table at z = 0
   vla retarget me.mp4                                                               # to look at, not for an arm
   vla drive --demo outputs/retarget                                                 # then the arm does it
+  vla retarget front.mp4 side.mp4 --cameras cameras.json --dataset outputs/shown --instruction "stack the cubes"
+  vla train policy=cogact data=robot mix=[outputs/shown]                            # drawn by their quality
 
 A video's camera has the name of its file in cameras.json; NAME=VIDEO gives it another. A track.npz of `vla track` may
 stand in the place of a video.
@@ -55,6 +57,10 @@ class Asked:
     tool: str = ""
     config: RetargetConfig = field(default_factory=RetargetConfig)
     film: bool = True
+    dataset: Path | None = None
+    instruction: str = ""
+    dataset_hz: float = 10.0
+    image_size: int = 224
 
 
 def main(argv: list[str]) -> int:
@@ -80,7 +86,13 @@ def main(argv: list[str]) -> int:
         tool=given.tool,
         config=config,
         film=not given.no_film,
+        dataset=given.dataset,
+        instruction=given.instruction,
+        dataset_hz=given.dataset_hz,
+        image_size=given.image_size,
     )
+    if asked.dataset is not None and not asked.instruction.strip():
+        raise UnderstudyError('--dataset needs the words for what is done: --instruction "put the cube on the left"')
     made = run(asked)
     for segment in made.quality.segments:
         why = f": {'; '.join(segment.reasons)}" if segment.reasons else ""
@@ -88,7 +100,29 @@ def main(argv: list[str]) -> int:
     for reason in made.quality.reasons:
         sys.stdout.write(f"{reason}\n")
     sys.stdout.write(f"{made.quality.verdict}: {asked.out / 'report.html'}\n")
+    if asked.dataset is not None:
+        rows = taught(asked, made)
+        sys.stdout.write(f"{asked.dataset}: {f'{rows} rows more' if rows else 'it was in there already'}\n")
     return 0
+
+
+def taught(asked: Asked, made: Retargeted) -> int:
+    """Add what was made of the first video to the dataset; the rows that it has more."""
+    from robot_bridge.retarget.dataset import write_episode
+
+    assert asked.dataset is not None
+    video = next(iter(asked.videos.values()))
+    if video.suffix == ".npz":
+        raise UnderstudyError(f"{video} is a track without pictures: a dataset needs the video itself")
+    return write_episode(
+        made,
+        video,
+        asked.dataset,
+        arm=bare_arm(asked.arm, asked.arm_options).spec,
+        instruction=asked.instruction,
+        hz=asked.dataset_hz,
+        image_size=asked.image_size,
+    )
 
 
 def run(asked: Asked) -> Retargeted:
@@ -158,5 +192,9 @@ def _arguments() -> argparse.ArgumentParser:
     add("--tool", default="", metavar="NAME", help="site or body in it that is the tool")
     add("--hz", type=float, default=50.0, help="setpoints a second (%(default)s)")
     add("--no-film", action="store_true", help="make no film of hand and arm")
+    add("--dataset", type=Path, metavar="FOLDER", help="add it to a LeRobot dataset: pictures, setpoints, quality")
+    add("--instruction", default="", metavar="WORDS", help="what is done, for the dataset")
+    add("--dataset-hz", type=float, default=10.0, help="rows a second of the dataset (%(default)s)")
+    add("--image-size", type=int, default=224, help="of the dataset's pictures [px] (%(default)s)")
     add("--out", type=Path, default=Path("outputs/retarget"), help="folder (%(default)s)")
     return parser

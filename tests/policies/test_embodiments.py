@@ -207,3 +207,20 @@ def test_the_most_of_each_decides_how_wide_a_batch_is(mixed):
     arms = policy.arms
     assert isinstance(arms, Embodiments)
     assert (arms.action_dim, arms.proprio_dim) == (5, 8)
+
+
+def test_frames_are_drawn_by_their_quality_and_none_that_is_worth_nothing(make_dataset, tiny):
+    windows = training_windows(make_dataset(), tiny(), holdout=0)
+    quality = np.zeros(len(windows.ends))
+    best, good = windows.samples[:2]
+    quality[[best, good]] = 1.0, 0.5
+    trusted = replace(windows, quality=quality)
+    sampler = MixtureSampler([windows, trusted], (1, 1), batch_size=4000, seed=0)
+    plain, drawn = sampler.indices(0)
+    assert set(drawn) == {best, good}
+    assert 1.7 < (drawn == best).sum() / (drawn == good).sum() < 2.3
+    assert len(np.unique(plain)) > 2
+    by_trust = MixtureSampler([windows, trusted], (), batch_size=2, seed=0)
+    np.testing.assert_allclose(by_trust.shares[1], 1.5 / (1.5 + len(windows)))
+    with pytest.raises(UnderstudyError, match="not to be trusted"):
+        MixtureSampler([replace(windows, quality=np.zeros(len(windows.ends)))], (), batch_size=2, seed=0)

@@ -27,7 +27,7 @@ from vla.data.frames import fit_image
 from vla.data.human_clips import Clip, film_at
 from vla.data.human_video import read_clips
 from vla.data.lerobot import DatasetSpec, EpisodeWriter, open_dataset
-from vla.data.lerobot_format import INFO
+from vla.data.lerobot_format import INFO, QUALITY
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec, CameraSpec, Episode, Task
 
@@ -43,7 +43,7 @@ INLIER, SURE, FAR = 1.0, 0.999, 1000.0
 """Pixels from where the motion has a corner; confidence; steps of the camera up to which a corner tells its side."""
 TRUSTED = 0.2
 """Quality below which a direction is not believed, and left out as if nothing had moved."""
-CAMERA, QUALITY, EMBODIMENT = "wrist", "quality", "camera in the hand"
+CAMERA, EMBODIMENT = "wrist", "camera in the hand"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ INDEX_FEATURES = {
 """The columns that LeRobot itself adds to every dataset."""
 
 
+QUALITY = "quality"
+"""Name of the extra column, 0…1, that says how far to trust a row whose action was not recorded."""
+
+
 @dataclass(frozen=True)
 class DatasetSpec:
     """What all episodes of a dataset share.

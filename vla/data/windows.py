@@ -18,6 +18,7 @@ import numpy as np
 from vla.data.corpus import Corpus
 from vla.data.frames import Progress, decoded_frames
 from vla.data.lerobot import Dataset
+from vla.data.lerobot_format import QUALITY
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec
 
@@ -55,7 +56,8 @@ class Windows:
 
     ``frames``: camera → [N, H, W, 3] uint8, or what stands for them; ``proprio`` [N, P]; ``actions`` [N, A], without
     entries for action-free film; ``ends`` [N]: one past the last frame of the episode that frame *n* is in;
-    ``instruction_of`` [N] into ``instructions``.
+    ``instruction_of`` [N] into ``instructions``; ``quality`` [N]: how far to trust a frame's action, 0…1, where the
+    dataset says.
     """
 
     frames: dict[str, np.ndarray | Corpus]
@@ -67,6 +69,7 @@ class Windows:
     instructions: tuple[str, ...]
     spec: ActionSpec
     pred_horizon: int
+    quality: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -199,6 +202,7 @@ def bare_windows(dataset: Dataset, *, pred_horizon: int, episodes: Sequence[int]
         instructions=texts,
         spec=dataset.spec.action,
         pred_horizon=pred_horizon,
+        quality=np.concatenate([entry[QUALITY] for entry in arrays]) if QUALITY in dataset.spec.extras else None,
     )
 
 
