@@ -1,5 +1,7 @@
 """One policy, several arms: actions, proprio and cameras of different kinds in one batch."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
