@@ -87,6 +87,9 @@ class Vid2RobotConfig:
     """weight of prompt against robot video"""
     words: float = 1.0
     """weight of videos against words"""
+    order: float = 0.0
+    """weight, in the alignment, of a frame's nearest neighbour in another film of the task being at the same share of
+    that film. Not the paper's: where hands and robots look unlike, cycles close just as well when one runs backwards"""
     temperature: float = 0.01
     """of the alignment's soft nearest neighbour; at 0.1 (XIRL's, on an encoder that has seen ImageNet) frames that all
     look alike at first have every other for a neighbour, and nothing is learned"""
@@ -265,6 +268,8 @@ class Vid2RobotModel(nn.Module):
             whole = batch["history.mask"].all(1)  # before an episode's begin there are no frames to align
             cycles = [(a[one], a[other]), *([(b[whole], a[whole])] if whole.any() else [])]
             losses["alignment"] = torch.stack([self._cycled(*both) for both in cycles]).mean()
+            if config.order:
+                losses["alignment"] = losses["alignment"] + config.order * self._misplaced(a[one], a[other])
         if config.contrast or config.words:
             shown, done = self.pool(prompt.tokens), self.pool(state.tokens)
         if config.contrast:
@@ -278,6 +283,12 @@ class Vid2RobotModel(nn.Module):
         """Squared frames by which those of ``there`` [B, F, D] come back from ``back`` beside where they left."""
         times = torch.arange(there.shape[1], device=there.device).expand(there.shape[:2])
         return cycle_between(there, back, times, scale=1 / self.config.temperature)
+
+    def _misplaced(self, film: Tensor, other: Tensor) -> Tensor:
+        """Squared frames between those of ``film`` [B, F, D] and their soft nearest neighbours in ``other``, as long."""
+        times = torch.arange(film.shape[1], device=film.device, dtype=film.dtype)
+        near = (-torch.cdist(film, other).square() / self.config.temperature).softmax(-1)
+        return (near @ times - times).square().mean()
 
     def metrics(self) -> dict[str, Tensor]:
         """What the last loss was made of."""

@@ -1,10 +1,11 @@
-"""From pixels to metres: where the hand is in the frame of the arm's base. Four ways, of which three may move an arm.
+"""From pixels to metres: where the hand is in the frame of the arm's base. Five ways, of which four may move an arm.
 
     stereo   two or more calibrated cameras: where their rays meet
     rgbd     one camera that measures depth: the depth at each keypoint
     mono     one camera, the hand's size guessed: off by centimetres to decimetres, so to be looked at and no more
+    given    a tracker that measures depth by itself: Aria's glasses
 
-The fourth, one camera and a table of known height, knows places only where the hand touches something; it is in
+The fifth, one camera and a table of known height, knows places only where the hand touches something; it is in
 `robot_bridge.retarget.keyframes`. Errors of each: the table in ``robot_bridge/retarget/README.md``.
 """
 
@@ -20,7 +21,7 @@ from robot_bridge.retarget.cameras import Camera
 from robot_bridge.retarget.hands import KEYPOINTS, SIDES, Floats, HandTrack, Side
 from vla.errors import UnderstudyError
 
-Method = Literal["stereo", "rgbd", "plane", "mono"]
+Method = Literal["stereo", "rgbd", "plane", "mono", "given"]
 SKIN_M = 0.009
 """From the skin, which a depth camera sees, to the middle of the joint or the fingertip behind it."""
 HAND_M = 0.20
@@ -176,14 +177,20 @@ def mono(track: HandTrack, camera: Camera, side: Side | None = None) -> HandPath
     return HandPath(track.stamps, points, error, side, "mono")
 
 
-def given(track: HandTrack, camera: Camera, side: Side | None = None) -> HandPath:
-    """A hand whose tracker says itself where it is (HaMeR, WiLoR, Aria): as good as its depth."""
-    side = side or track.busier()
-    points = track.points[:, SIDES.index(side)]
-    if not np.isfinite(points).any():
+def given(track: HandTrack, camera: Camera | None = None, side: Side | None = None) -> HandPath:
+    """A hand whose tracker says itself where it is: as good as its depth.
+
+    A track with pixels is one camera's guess, and stays ``mono``; one without was measured by a device of several
+    cameras (Aria). Its frame is moved as ``camera`` stands in the base's, if there is one.
+    """
+    counts = np.isfinite(track.points).all((2, 3)).sum(0)
+    if not counts.any():
+        track.busier()  # there may be no hand at all
         raise UnderstudyError(f"{track.source} says nothing of depth: give another lift")
-    there = camera.to_base(points)
-    return HandPath(track.stamps, there, np.full(len(there), np.nan), side, "mono")
+    slot = int(np.argmax(counts)) if side is None else SIDES.index(side)
+    there = track.points[:, slot] if camera is None else camera.to_base(track.points[:, slot])
+    method: Method = "mono" if np.isfinite(track.pixels).any() else "given"
+    return HandPath(track.stamps, there, np.full(len(there), np.nan), SIDES[slot], method)
 
 
 def reprojection(points: Floats, views: Sequence[tuple[Camera, Floats]]) -> Floats:

@@ -20,7 +20,7 @@ from robot_bridge.retarget.folder import Prepared
 from robot_bridge.retarget.hands import INDEX_TIP, THUMB_TIP, Floats, HandTrack, Side
 from robot_bridge.retarget.inverse import InverseConfig, Solved, solve
 from robot_bridge.retarget.keyframes import KeyframesConfig, keyframes
-from robot_bridge.retarget.lifting import Method, mono, rgbd, stereo
+from robot_bridge.retarget.lifting import Method, given, mono, rgbd, stereo
 from robot_bridge.retarget.linkage import Linkage
 from robot_bridge.retarget.pacing import JointPath, arm_only, paced
 from robot_bridge.retarget.quality import Quality, judged
@@ -28,7 +28,7 @@ from robot_bridge.retarget.tool_path import ToolPath, ToolPathConfig, tool_path
 from robot_bridge.retarget.track import tracked
 from vla.errors import UnderstudyError
 
-Lift = Literal["auto", "stereo", "rgbd", "plane", "mono"]
+Lift = Literal["auto", "stereo", "rgbd", "plane", "mono", "given"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class RetargetConfig:
     """What is to be made of a video."""
 
     lift: Lift = "auto"
-    """auto: rgbd where there is depth, stereo of several videos, plane of one; without cameras mono"""
+    """auto: rgbd where there is depth, stereo of several videos, plane of one, mono without cameras; given without
+    pixels"""
     side: Side | None = None
     """which hand; the one that is seen more often, if not given"""
     hz: float = 50.0
@@ -104,6 +105,8 @@ def lifted(
         for other in tracks:
             camera_of(cameras, other)
         hand = stereo(tracks, cameras, config.side)
+    elif method == "given":
+        hand = given(track, cameras.get(name), config.side)
     elif method == "rgbd":
         assert depths is not None
         hand = rgbd(track, camera_of(cameras, name), depths, config.side)
@@ -114,13 +117,20 @@ def lifted(
 
 def chosen(lift: Lift, tracks: Mapping[str, HandTrack], cameras: Mapping[str, Camera], depth: bool) -> Method:
     """Which lift; raises `UnderstudyError` for one that lacks what it needs."""
+    if lift == "auto" and all(measured_by_itself(track) for track in tracks.values()):
+        lift = "given"
     if lift == "auto":
         lift = "mono" if not cameras else "rgbd" if depth else "stereo" if len(tracks) > 1 else "plane"
-    if lift != "mono" and not cameras:
+    if lift not in ("mono", "given") and not cameras:
         raise UnderstudyError(f"the lift {lift} needs calibrated cameras: --cameras FILE, made by vla calibrate")
     if lift == "rgbd" and not depth:
         raise UnderstudyError("the lift rgbd needs the camera's depth: --depth FOLDER or FILE.npy")
     return lift
+
+
+def measured_by_itself(track: HandTrack) -> bool:
+    """Whether it has places and no pixels: those of a device with cameras of its own."""
+    return bool(np.isfinite(track.points).any()) and not np.isfinite(track.pixels).any()
 
 
 def guessed_camera(size: tuple[int, int]) -> Camera:

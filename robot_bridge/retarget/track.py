@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from robot_bridge.retarget import tracker
 from robot_bridge.retarget.hands import SIDES, HandTrack
+from robot_bridge.retarget.landmarks import read_landmarks
 from robot_bridge.retarget.overlay import write_overlay
 from robot_bridge.retarget.tracker import TrackerConfig, track_video
 
@@ -21,10 +23,15 @@ examples:
   vla track me.mp4 --out outputs/track
   vla track front.mp4 side.mp4 --full          # both into outputs/track/front and outputs/track/side
 
+  vla track hand_tracking_results.csv --trajectory closed_loop_trajectory.csv     # of Aria's glasses
+  vla track hamer.npz                          # of HaMeR, WiLoR or MANO: see robot_bridge/retarget/landmarks.py
+
 It writes track.npz (21 keypoints of each hand in each frame) and overlay.mp4. MediaPipe does the finding, in an
 environment of its own: run `make hands` once.
 """
 TRACK, OVERLAY = "track.npz", "overlay.mp4"
+LANDMARKS = (".csv", ".npz", ".pkl", ".pickle", ".pt", ".pth")
+"""What is no video; pickles are among them to be refused."""
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +43,8 @@ def main(argv: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("videos", type=Path, nargs="+", metavar="VIDEO", help="any mp4, mov, webm …; turned and timed as it says")
+    add("videos", type=Path, nargs="+", metavar="VIDEO", help="any mp4, mov, webm …; or a file of another tracker")
+    add("--trajectory", type=Path, metavar="CSV", help="of Aria's glasses, to have the hands in its world's frame")
     add("--out", type=Path, default=Path("outputs/track"), help="folder (%(default)s)")
     add("--full", action="store_true", help="the larger model: half as fast, a little more exact")
     add("--confidence", type=float, default=0.5, help="below which a hand is none; 0.3 finds more (%(default)s)")
@@ -45,8 +53,12 @@ def main(argv: list[str]) -> int:
     config = TrackerConfig(full=given.full, confidence=given.confidence)
     for video in given.videos:
         folder = given.out / video.stem if len(given.videos) > 1 else given.out
-        track = tracked(video, folder, config)
-        if not given.no_overlay:
+        if video.suffix in LANDMARKS:
+            track = read_landmarks(video, given.trajectory)
+            track.save(folder / TRACK)
+        else:
+            track = tracked(video, folder, config)
+        if video.suffix not in LANDMARKS and not given.no_overlay:
             write_overlay(video, track, folder / OVERLAY)
         sys.stdout.write(f"{video}: {said(track)}; {folder}\n")
     return 0
@@ -65,7 +77,8 @@ def said(track: HandTrack) -> str:
     frames = len(track.stamps)
     parts = []
     for side in SIDES:
-        seen, gaps = int(track.seen(side).sum()), track.gaps(side)
+        known = track.seen(side) | np.isfinite(track.points[:, SIDES.index(side)]).all((1, 2))
+        seen, gaps = int(known.sum()), track.gaps(side)
         if seen:
             longest = max((track.stamps[b] - track.stamps[a - 1] for a, b in gaps), default=0.0)
             missing = f", {len(gaps)} gaps, the longest {longest:.1f} s" if gaps else ""

@@ -3,9 +3,10 @@
 Four things of Meta-World, each to be opened and to be shut, all of them half open and with no goal marked: only the
 film tells which. Films of a simulated hand show it, others of test scenes in the evaluation. The same test scenes are
 played with a film of a hand, of the robot, of the opposite, with a blank one, one out of order, and with a hand that
-does the same, or the opposite, to another thing. Beside the whole: trained by its actions alone, without one loss at a
-time, with the film as a single vector and words alone besides the actions (as in BC-Z), and told instead of shown,
-which is what a film can give at most. Each finished cell is a small json; run again to go on.
+does the same, or the opposite, to another thing. Beside the whole: with frames in order across films as well (which is
+not the paper's), trained by its actions alone, without one loss at a time, with the film as a single vector and words
+alone besides the actions (as in BC-Z), and told instead of shown, which is what a film can give at most. Each finished
+cell is a small json; run again to go on.
 """
 
 import json
@@ -69,6 +70,7 @@ twelve times the cross entropy of the actions and leave little of the gradient t
 told apart less (R@1 0.60)."""
 CELLS = {
     "all": [],
+    "ordered": ["policy.order=0.5"],
     "actions-alone": ["policy.alignment=0", "policy.contrast=0", "policy.words=0"],
     "no-alignment": ["policy.alignment=0"],
     "no-contrast": ["policy.contrast=0"],

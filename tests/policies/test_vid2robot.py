@@ -171,6 +171,19 @@ def test_alignment_is_in_squared_frames_of_whole_films_and_from_the_state():
     assert model.losses(batch)["alignment"].item() == pytest.approx((prompt + state) / 2, rel=1e-4)
 
 
+def test_frames_are_wanted_where_they_are_in_the_other_film():
+    """Two unlike frames: none is misplaced in the same film, each by one frame in the film played backwards."""
+    model, film = network(), torch.eye(2, 4)[None]
+    assert float(model._misplaced(film, film)) == pytest.approx(0, abs=1e-6)
+    assert float(model._misplaced(film, film.flip(1))) == pytest.approx(1, abs=1e-6)
+    torch.manual_seed(0)
+    ordered = network("policy.order=0.5", "policy.contrast=0", "policy.words=0")
+    batch, plain = batch_of(ordered), network("policy.contrast=0", "policy.words=0")
+    plain.load_state_dict(ordered.state_dict())
+    more = ordered.losses(batch)["alignment"] - plain.losses(batch)["alignment"]
+    assert 0 < float(more.detach()) < 0.5 * (model.config.prompt_frames - 1) ** 2
+
+
 def test_contrast_by_hand_and_no_negatives_of_the_same_task():
     contrast = SigmoidContrast()
     unit = torch.eye(3)[:2]

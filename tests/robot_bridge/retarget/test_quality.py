@@ -11,6 +11,7 @@ from retarget_made_hands import camera_at, picking, seen_by
 from robot_bridge.arms.arm import make_arm
 from robot_bridge.demonstration import demo_spec, prepared
 from robot_bridge.retarget.folder import JOINTS, QUALITY, load, save
+from robot_bridge.retarget.hands import HandTrack
 from robot_bridge.retarget.linkage import linkage_of
 from robot_bridge.retarget.quality import BARS, jerk, split
 from robot_bridge.retarget.report import write_report
@@ -103,10 +104,11 @@ def moved(x):
 
 
 def test_a_lift_says_what_it_lacks():
-    tracks = {"front": None}
+    track = HandTrack.empty("nobody.mp4", (640, 480), STAMPS)
+    tracks = {"front": track}
     assert chosen("auto", tracks, {}, False) == "mono"
     assert chosen("auto", tracks, CAMERAS, False) == "plane"
-    assert chosen("auto", {"a": None, "b": None}, CAMERAS, False) == "stereo"
+    assert chosen("auto", {"a": track, "b": track}, CAMERAS, False) == "stereo"
     assert chosen("auto", tracks, CAMERAS, True) == "rgbd"
     with pytest.raises(UnderstudyError, match="needs calibrated cameras"):
         chosen("stereo", tracks, {}, False)
