@@ -285,7 +285,7 @@ class Vid2RobotModel(nn.Module):
         return cycle_between(there, back, times, scale=1 / self.config.temperature)
 
     def _misplaced(self, film: Tensor, other: Tensor) -> Tensor:
-        """Squared frames between those of ``film`` [B, F, D] and their soft nearest neighbours in ``other``, as long."""
+        """Squared frames between those of ``film`` [B, F, D] and the soft nearest neighbours in ``other``."""
         times = torch.arange(film.shape[1], device=film.device, dtype=film.dtype)
         near = (-torch.cdist(film, other).square() / self.config.temperature).softmax(-1)
         return (near @ times - times).square().mean()

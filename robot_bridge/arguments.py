@@ -69,6 +69,7 @@ def drive_arguments() -> argparse.ArgumentParser:
     add("--replay", type=Path, metavar="DATASET", help="play its first episode again, without a policy")
     add("--record", type=Path, metavar="DATASET", help="write episodes there, in the format of training")
     add("--out", type=Path, help="folder of the run's report")
+    add("--open", action="store_true", help="show the reports in the browser when it is done")
     add("--rerun", action="store_true", help="show live views (needs the package rerun-sdk)")
     return parser
 

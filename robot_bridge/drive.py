@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -325,8 +326,13 @@ def main(argv: list[str]) -> int:
         codecs=("raw", "jpeg") if given.codec == "raw" else ("jpeg",),
     )
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # brake and clear up, as for Ctrl-C
+    if given.open and given.out is None:
+        raise UnderstudyError("--open shows the report, which goes into a folder: --out FOLDER")
     with Keyboard() as keyboard:
         ended = drive(asked, keyboard=keyboard if keyboard.there else None)
+    for report in (given.out / "demo/report.html", given.out / "report.html") if given.open else ():
+        if report.is_file() and not webbrowser.open(report.resolve().as_uri()):
+            sys.stdout.write(f"no browser to show {report}\n")
     known = [one.success for one in ended if one.success is not None]
     if known:
         sys.stdout.write(f"{sum(known)} of {len(known)} episodes achieved\n")

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
             raise unknown("camera", name, VIEWS)
     if odd := set(given.depth) - set(given.cameras):
         raise UnderstudyError(f"--depth {' '.join(sorted(odd))}: only cameras that film can measure depth")
-    film = pick_film(given.number, cameras=given.cameras, fps=given.fps, side=given.hand)
+    film = pick_film(given.number, cameras=given.cameras, fps=given.fps, seconds=given.seconds, side=given.hand)
     write(film, given.out, depth=given.depth)
     videos = " ".join(str(given.out / f"{name}.mp4") for name in given.cameras)
     sys.stdout.write(
@@ -82,6 +82,7 @@ def _arguments() -> argparse.ArgumentParser:
     add("--cameras", nargs="+", default=["front", "side"], metavar="NAME", help=f"{', '.join(VIEWS)}")
     add("--depth", nargs="+", default=[], metavar="NAME", help="cameras that measure depth besides")
     add("--hand", default="right", choices=get_args(Side), help="(%(default)s)")
+    add("--seconds", type=float, default=7.0, help="how long it takes (%(default)s)")
     add("--fps", type=float, default=15, help="frames a second (%(default)s)")
     add("--out", type=Path, default=Path("outputs/pick"), help="folder (%(default)s)")
     return parser
