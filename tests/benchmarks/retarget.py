@@ -6,11 +6,15 @@ included; milliseconds of inverse kinematics for a frame.
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter, process_time
 
+import cv2
 import numpy as np
 
 from robot_bridge.arms.arm import make_arm
@@ -23,8 +27,11 @@ from robot_bridge.retarget.pacing import arm_only
 from robot_bridge.retarget.tool_path import ToolPath, ToolPathConfig, tool_path
 from robot_bridge.retarget.tracker import TrackerConfig, track_video
 from vla.bench import Row, parser, write_bench
+from vla.data.video import every_frame, write_mp4
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared/samples"
+FPS = 15.0
+"""Of the long clips."""
 REACH = np.array([0.5, 0.0, 0.0])
 """From the sample's frame to where the simulated arm reaches [m]."""
 
@@ -83,6 +90,33 @@ def real(samples: Path) -> list[Row]:
     return rows
 
 
+LONG_MIN = (1, 10)
+TRACKING = """
+import resource, sys
+from pathlib import Path
+from robot_bridge.retarget.tracker import track_video
+frames = len(track_video(Path(sys.argv[1])).stamps)
+print(frames, *(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+"""
+
+
+def long(samples: Path) -> list[Row]:
+    """The most memory that is used while clips of a minute and of ten are tracked, here and in the tracker's process."""
+    pictures = [frame for _, frame in every_frame(next(iter(sorted((samples / "human").glob("*.mp4")))))]
+    pictures = [cv2.resize(frame, (320, 240), interpolation=cv2.INTER_AREA) for frame in pictures[:300]]
+    rows = []
+    with TemporaryDirectory() as folder:
+        for minutes in LONG_MIN:
+            video, count = Path(folder) / f"{minutes}.mp4", round(60 * minutes * FPS)
+            write_mp4(video, ((n / FPS, pictures[n % len(pictures)]) for n in range(count)), fps=FPS)
+            run = subprocess.run([sys.executable, "-c", TRACKING, video], capture_output=True, text=True, check=True)
+            frames, here, there = (int(word) for word in run.stdout.split())
+            assert frames == count
+            for who, kibibytes in (("program", here), ("tracker", there)):
+                rows.append(Row(f"a clip of {minutes} min: memory of the {who}", kibibytes / 1024, "MiB"))
+    return rows
+
+
 def moved(path: ToolPath, by: Floats) -> ToolPath:
     """The path elsewhere."""
     return replace(path, position=path.position + by)
@@ -92,7 +126,11 @@ def main(argv: list[str]) -> int:
     """``vla bench retarget``: a minute."""
     arguments = parser("retarget", __doc__)
     arguments.add_argument("--samples", type=Path, default=SAMPLES, help="folder with synthetic_hand and human")
+    arguments.add_argument("--long", action="store_true", help="only clips of a minute and of ten: five minutes")
     given = arguments.parse_args(argv)
+    if given.long:
+        write_bench("retarget", long(given.samples), {}, given.json)
+        return 0
     folder, config = given.samples / "synthetic_hand", ToolPathConfig(turning="palm")
     truth = Truth(folder)
     names = list(truth.cameras)
