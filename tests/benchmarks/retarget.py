@@ -101,7 +101,7 @@ print(frames, *(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SE
 
 
 def long(samples: Path) -> list[Row]:
-    """The most memory that is used while clips of a minute and of ten are tracked, here and in the tracker's process."""
+    """The most memory used while clips of a minute and of ten are tracked, here and in the tracker's process."""
     pictures = [frame for _, frame in every_frame(next(iter(sorted((samples / "human").glob("*.mp4")))))]
     pictures = [cv2.resize(frame, (320, 240), interpolation=cv2.INTER_AREA) for frame in pictures[:300]]
     rows = []

@@ -116,6 +116,19 @@ def test_a_lift_says_what_it_lacks():
         chosen("rgbd", tracks, CAMERAS, False)
 
 
+@pytest.mark.parametrize("part", [slice(0, 55), slice(45, None)], ids=["ends in a grasp", "begins in a grasp"])
+def test_a_clip_that_is_cut_in_a_grasp_is_retargeted_as_far_as_it_goes(linkage, part):
+    def cut(name, track):
+        names = ("stamps", "pixels", "relative", "world", "points", "score")
+        return replace(track, **{name: getattr(track, name)[part] for name in names})
+
+    found = made(linkage, cut)
+    assert found.joints is not None
+    assert found.quality.verdict == "execute"
+    assert [one.name for one in found.quality.segments][-1] in ("hold 1", "leave", "move")
+    assert len(found.path.closed) == len(STAMPS[part])
+
+
 def test_segments_cover_the_clip(linkage):
     path = made(linkage).path
     parts = split(path)
