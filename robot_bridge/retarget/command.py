@@ -10,6 +10,7 @@ from typing import get_args
 
 from robot_bridge.arguments import option
 from robot_bridge.arms.arm import ARMS
+from robot_bridge.retarget.dexterous import fingers
 from robot_bridge.retarget.folder import save
 from robot_bridge.retarget.hands import SIDES, side_of
 from robot_bridge.retarget.keyframes import KeyframesConfig
@@ -43,6 +44,9 @@ stand in the place of a video.
 """
 
 
+FINGERS = "fingers.npz"
+
+
 @dataclass(frozen=True)
 class Asked:
     """What `vla retarget` is asked for."""
@@ -61,6 +65,8 @@ class Asked:
     instruction: str = ""
     dataset_hz: float = 10.0
     image_size: int = 224
+    fingers: Path | None = None
+    urdfs: Path = Path()
 
 
 def main(argv: list[str]) -> int:
@@ -90,6 +96,8 @@ def main(argv: list[str]) -> int:
         instruction=given.instruction,
         dataset_hz=given.dataset_hz,
         image_size=given.image_size,
+        fingers=given.fingers,
+        urdfs=given.urdfs,
     )
     if asked.dataset is not None and not asked.instruction.strip():
         raise UnderstudyError('--dataset needs the words for what is done: --instruction "put the cube on the left"')
@@ -137,6 +145,10 @@ def run(asked: Asked) -> Retargeted:
     tracks = read_tracks(asked.videos, asked.out)
     depths = None if asked.depth is None else read_depths(asked.depth)
     made = retarget(tracks, cameras, linkage, arm.spec, config=asked.config, depths=depths)
+    if asked.fingers is not None:
+        if made.hand is None:
+            raise UnderstudyError("the lift plane knows places and no fingers: film with two cameras, or with depth")
+        fingers(made.hand, asked.fingers, asked.urdfs, asked.config.path).save(asked.out / FINGERS)
     save(asked.out, made.quality.to_dict(), made.prepared(arm.spec.embodiment, asked.config.hz))
     video = next(iter(asked.videos.values()))
     filmed = asked.film and video.suffix != ".npz"
@@ -191,6 +203,8 @@ def _arguments() -> argparse.ArgumentParser:
     add("--model", type=Path, metavar="FILE", help="MJCF or URDF of an arm of which only the motors are known")
     add("--tool", default="", metavar="NAME", help="site or body in it that is the tool")
     add("--hz", type=float, default=50.0, help="setpoints a second (%(default)s)")
+    add("--fingers", type=Path, metavar="FILE", help="settings of dex-retargeting: a hand's joints, fingers.npz")
+    add("--urdfs", type=Path, default=Path(), metavar="FOLDER", help="where the URDF that they name is (%(default)s)")
     add("--no-film", action="store_true", help="make no film of hand and arm")
     add("--dataset", type=Path, metavar="FOLDER", help="add it to a LeRobot dataset: pictures, setpoints, quality")
     add("--instruction", default="", metavar="WORDS", help="what is done, for the dataset")

@@ -20,7 +20,7 @@ from robot_bridge.retarget.folder import Prepared
 from robot_bridge.retarget.hands import INDEX_TIP, THUMB_TIP, Floats, HandTrack, Side
 from robot_bridge.retarget.inverse import InverseConfig, Solved, solve
 from robot_bridge.retarget.keyframes import KeyframesConfig, keyframes
-from robot_bridge.retarget.lifting import Method, given, mono, rgbd, stereo
+from robot_bridge.retarget.lifting import HandPath, Method, given, mono, rgbd, stereo
 from robot_bridge.retarget.linkage import Linkage
 from robot_bridge.retarget.pacing import JointPath, arm_only, paced
 from robot_bridge.retarget.quality import Quality, judged
@@ -49,9 +49,13 @@ class RetargetConfig:
 
 @dataclass(frozen=True)
 class Retargeted:
-    """All that became of a video; ``joints``: ``None`` where the arm finds no way."""
+    """All that became of a video; ``joints``: ``None`` where the arm finds no way.
+
+    ``hand``: ``None`` of the lift plane, which knows places alone.
+    """
 
     tracks: Mapping[str, HandTrack]
+    hand: HandPath | None
     path: ToolPath
     solved: Solved
     joints: JointPath | None
@@ -79,14 +83,14 @@ def retarget(
     grasp that a lift needs, or no camera of a track's name; what is merely bad, ``quality`` says.
     """
     config = config or RetargetConfig()
-    path, raw = lifted(tracks, cameras, config, depths)
+    path, raw, hand = lifted(tracks, cameras, config, depths)
     solved = solve(linkage, path, arm_only(spec), config.inverse)
     try:
         joints = paced(path, solved, spec, rate_hz=config.hz, config=config.inverse)
     except UnderstudyError:
         joints = None
     quality = judged(path, solved, joints, raw=raw, limits=arm_only(spec))
-    return Retargeted(tracks, path, solved, joints, quality)
+    return Retargeted(tracks, hand, path, solved, joints, quality)
 
 
 def lifted(
@@ -94,13 +98,13 @@ def lifted(
     cameras: Mapping[str, Camera],
     config: RetargetConfig,
     depths: Callable[[int], NDArray[np.float32]] | None,
-) -> tuple[ToolPath, Floats]:
-    """The tool's path, and its place [T, 3] before it was smoothed."""
+) -> tuple[ToolPath, Floats, HandPath | None]:
+    """The tool's path, its place [T, 3] before it was smoothed, and the whole hand's, unless the lift is plane."""
     method = chosen(config.lift, tracks, cameras, depths is not None)
     name, track = next(iter(tracks.items()))
     if method == "plane":
         path = keyframes(track, camera_of(cameras, name), config.side, config.table)
-        return path, path.position
+        return path, path.position, None
     if method == "stereo":
         for other in tracks:
             camera_of(cameras, other)
@@ -112,7 +116,7 @@ def lifted(
         hand = rgbd(track, camera_of(cameras, name), depths, config.side)
     else:
         hand = mono(track, cameras.get(name) or guessed_camera(track.size), config.side)
-    return tool_path(hand, config.path), hand.points[:, [THUMB_TIP, INDEX_TIP]].mean(1)
+    return tool_path(hand, config.path), hand.points[:, [THUMB_TIP, INDEX_TIP]].mean(1), hand
 
 
 def chosen(lift: Lift, tracks: Mapping[str, HandTrack], cameras: Mapping[str, Camera], depth: bool) -> Method:
