@@ -59,6 +59,8 @@ class Asked:
     arm_options: tuple[tuple[str, object], ...] = ()
     model: Path | None = None
     tool: str = ""
+    beyond_m: float = 0.0
+    turned_deg: float = 0.0
     config: RetargetConfig = field(default_factory=RetargetConfig)
     film: bool = True
     dataset: Path | None = None
@@ -90,6 +92,8 @@ def main(argv: list[str]) -> int:
         arm_options=tuple(map(option, given.arm_option)),
         model=given.model,
         tool=given.tool,
+        beyond_m=given.beyond,
+        turned_deg=given.turned,
         config=config,
         film=not given.no_film,
         dataset=given.dataset,
@@ -141,7 +145,8 @@ def run(asked: Asked) -> Retargeted:
         if name not in cameras:
             raise unknown("camera", name, cameras)
     arm = bare_arm(asked.arm, asked.arm_options)
-    linkage = linkage_of(arm, model=asked.model, tool=asked.tool)
+    gripper = {"beyond_m": asked.beyond_m, "turned_deg": asked.turned_deg}
+    linkage = linkage_of(arm, model=asked.model, tool=asked.tool, **gripper)
     tracks = read_tracks(asked.videos, asked.out)
     depths = None if asked.depth is None else read_depths(asked.depth)
     made = retarget(tracks, cameras, linkage, arm.spec, config=asked.config, depths=depths)
@@ -202,6 +207,8 @@ def _arguments() -> argparse.ArgumentParser:
     add("--arm-option", action="append", default=[], metavar="NAME=VALUE", help="of the arm: host=…, model=…")
     add("--model", type=Path, metavar="FILE", help="MJCF or URDF of an arm of which only the motors are known")
     add("--tool", default="", metavar="NAME", help="site or body in it that is the tool")
+    add("--beyond", type=float, default=0.0, metavar="M", help="from the tool to the gripper's fingertips, along its z")
+    add("--turned", type=float, default=0.0, metavar="DEG", help="of the gripper about that z (a Franka's hand: -45)")
     add("--hz", type=float, default=50.0, help="setpoints a second (%(default)s)")
     add("--fingers", type=Path, metavar="FILE", help="settings of dex-retargeting: a hand's joints, fingers.npz")
     add("--urdfs", type=Path, default=Path(), metavar="FOLDER", help="where the URDF that they name is (%(default)s)")

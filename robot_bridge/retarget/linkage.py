@@ -53,11 +53,25 @@ class HasLinkage(Protocol):
         ...
 
 
-def linkage_of(arm: Any, *, model: Path | None = None, tool: str = "") -> Linkage:
+def linkage_of(
+    arm: Any, *, model: Path | None = None, tool: str = "", beyond_m: float = 0.0, turned_deg: float = 0.0
+) -> Linkage:
     """Of an arm of the bridge, or of a ``model`` file whose site ``tool`` it holds.
 
-    Raises `UnderstudyError` for an arm of which nothing is known but its motors.
+    A gripper on the flange has its fingertips ``beyond_m`` farther along the tool's z, and opens along the tool's y
+    ``turned_deg`` about it. Raises `UnderstudyError` for an arm of which nothing is known but its motors.
     """
+    linkage = _bare(arm, model, tool)
+    site = linkage.model.site(linkage.tool).id
+    place, turn = linkage.model.site_pos[site], linkage.model.site_quat[site]
+    way, half = np.empty(3), np.radians(turned_deg) / 2
+    mujoco.mju_rotVecQuat(way, np.array([0.0, 0.0, beyond_m]), turn)
+    place += way
+    mujoco.mju_mulQuat(turn, turn.copy(), np.array([np.cos(half), 0.0, 0.0, np.sin(half)]))
+    return linkage
+
+
+def _bare(arm: Any, model: Path | None, tool: str) -> Linkage:
     joints = _turning(arm.spec)
     if model is not None:
         return of_file(model, joints, tool)

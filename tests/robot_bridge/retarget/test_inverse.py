@@ -145,3 +145,18 @@ def test_an_arm_of_which_only_the_motors_are_known_needs_a_file(tmp_path):
     file.write_text("<mujoco")
     with pytest.raises(UnderstudyError, match="does not read"):
         of_file(file, arm.spec.joints[:5], "tip")
+
+
+def test_a_gripper_on_the_flange_is_where_it_is_mounted():
+    bare, mounted = linkage_of(ARM), linkage_of(ARM, beyond_m=0.1, turned_deg=90)
+    poses = []
+    for linkage in (bare, mounted):
+        data = mujoco.MjData(linkage.model)
+        data.qpos[linkage.places] = linkage.home
+        mujoco.mj_kinematics(linkage.model, data)
+        site = data.site(linkage.tool)
+        poses.append((site.xpos.copy(), site.xmat.reshape(3, 3).copy()))
+    (place, turn), (there, turned) = poses
+    np.testing.assert_allclose(there, place + 0.1 * turn[:, 2], atol=1e-9)
+    np.testing.assert_allclose(turned[:, 0], turn[:, 1], atol=1e-9)
+    np.testing.assert_allclose(turned[:, 2], turn[:, 2], atol=1e-9)
