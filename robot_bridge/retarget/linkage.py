@@ -67,6 +67,7 @@ def linkage_of(
     way, half = np.empty(3), np.radians(turned_deg) / 2
     mujoco.mju_rotVecQuat(way, np.array([0.0, 0.0, beyond_m]), turn)
     place += way
+    linkage.model.site_sameframe[site] = 0  # or MuJoCo goes on taking the body's own turning for it
     mujoco.mju_mulQuat(turn, turn.copy(), np.array([np.cos(half), 0.0, 0.0, np.sin(half)]))
     return linkage
 
