@@ -40,6 +40,8 @@ UNSEEN_SEED = 500_000
 BATCH = 32
 SECONDS = 600.0
 """Of training, for each cell."""
+RECORDINGS = 150
+"""Of each task; of fewer, cells are kept under names of their own."""
 OURS = ["policy=manipulate_by_seeing", "preset=cpu", f"trainer.batch_size={BATCH}"]
 SEES, FROZEN = "policy.representation={representation}", "policy.freeze=true"
 CELLS = {
@@ -162,7 +164,7 @@ def main(argv: list[str]) -> int:
     arguments = parser("seeing_study", __doc__)
     arguments.add_argument("--cells", nargs="+", default=[*CELLS, *PLANNED], choices=[*CELLS, *PLANNED], metavar="CELL")
     arguments.add_argument("--seconds", type=float, default=SECONDS, help="of training, for each cell")
-    arguments.add_argument("--recordings", type=int, default=150, help="of each task")
+    arguments.add_argument("--recordings", type=int, default=RECORDINGS, help="of each task")
     arguments.add_argument("--episodes", type=int, default=100, help="test scenes of each task")
     arguments.add_argument("--work", type=Path, default=Path("outputs/seeing"), help="where all of it goes")
     given = arguments.parse_args(argv)
@@ -171,7 +173,8 @@ def main(argv: list[str]) -> int:
 
     def counted(name: str, setting: Setting, how: str, **about: object) -> Cell:
         play = partial(played, setting, how, episodes=given.episodes)
-        return kept(f"seeing-{name}", play, episodes=given.episodes, **about)
+        fewer = f"{given.recordings}-" if about and given.recordings != RECORDINGS else ""
+        return kept(f"seeing-{fewer}{name}", play, episodes=given.episodes, **about)
 
     for who in ("random", "expert"):
         cells[who] = counted(who, Setting(options), who)
