@@ -62,7 +62,7 @@ SIZE = [
     ),
     *("policy.exec_horizon=8", f"trainer.batch_size={BATCH}", "trainer.lr=1.5e-3"),
     "policy.pairs={robot_robot: 0.5, hindsight: 0.5, colocated: 0}",
-    *("policy.contrast=0.3", "policy.words=0.3"),
+    *("policy.contrast=0.3", "policy.words=0.3", "policy.order=0"),
 ]
 """Fewer frames, places and layers than at ``preset=cpu``, so that a cell sees enough samples in its time; every second
 prompt is a person's, where the paper (§III-A) has one in ten, of hundreds of times as many. The contrasts begin at
