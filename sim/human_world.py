@@ -215,5 +215,6 @@ class Referee:
         self._touched = touched
         return self._judge()
 
-    def _is_touched(self, body: str) -> bool:
+    def touched(self, body: str) -> bool:
+        """What `achieved` was told."""
         return self._touched

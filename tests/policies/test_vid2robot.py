@@ -11,14 +11,8 @@ import torch
 from policies.policy import load_policy
 from policies.prompts import Prompts
 from policies.train import TrainConfig, run, training_windows
-from policies.vid2robot_model import (
-    PARTNERS,
-    PairsConfig,
-    SigmoidContrast,
-    Vid2RobotConfig,
-    Vid2RobotModel,
-    partners,
-)
+from policies.vid2robot_losses import PARTNERS, SigmoidContrast, partners
+from policies.vid2robot_model import PairsConfig, Vid2RobotConfig, Vid2RobotModel
 from vla.backbones.backbone import TokenGroup
 from vla.config import build, load
 from vla.data.corpus import open_corpus
