@@ -19,8 +19,10 @@ import numpy as np
 
 from robot_bridge.arms.arm import make_arm
 from robot_bridge.retarget.cameras import Camera
+from robot_bridge.retarget.grasps import events
 from robot_bridge.retarget.hands import Floats, HandTrack
 from robot_bridge.retarget.inverse import solve
+from robot_bridge.retarget.keyframes import KeyframesConfig, keyframes
 from robot_bridge.retarget.lifting import HandPath, mono, stereo
 from robot_bridge.retarget.linkage import linkage_of
 from robot_bridge.retarget.pacing import arm_only
@@ -65,6 +67,26 @@ def judged(name: str, path: ToolPath, truth: Truth, config: ToolPathConfig) -> l
         Row(f"{name}: pinch point", float(np.median(apart)), "mm", p99=float(np.quantile(apart, 0.95))),
         Row(f"{name}: turning ({config.turning})", float(np.median(turned)), "°", p99=float(np.quantile(turned, 0.95))),
         Row(f"{name}: frames rightly open or closed", right, "share"),
+        *(Row(f"{name}: {what}, late by", late, "frames") for what, late in late_by(path, truth).items()),
+    ]
+
+
+def late_by(path: ToolPath, truth: Truth) -> dict[str, float]:
+    """How many frames later than in truth something is taken and let go; nothing where no grasp is seen."""
+    found, ((first, after),) = events(path.closed), events(truth.closed)
+    return {"grasp": found[0][0] - first, "letting go": found[0][1] - after} if found else {}
+
+
+def touches(name: str, path: ToolPath, truth: Truth) -> list[Row]:
+    """How far off the tool is where something is taken and let go: all that the lift plane knows."""
+    found, ((first, after),) = events(path.closed), events(truth.closed)
+    if not found:
+        return [Row(f"{name}: grasps that are seen", 0, "grasps")]
+    ends = {"grasp": (found[0][0], first), "letting go": (found[0][1] - 1, after - 1)}
+    places = {what: np.linalg.norm(path.position[a] - truth.pinch[b]) for what, (a, b) in ends.items()}
+    return [
+        *(Row(f"{name}: place of the {what}", 1e3 * float(off), "mm") for what, off in places.items()),
+        *(Row(f"{name}: {what}, late by", late, "frames") for what, late in late_by(path, truth).items()),
     ]
 
 
@@ -150,6 +172,8 @@ def main(argv: list[str]) -> int:
     for name in names:
         hand = mono(tracks[name], truth.cameras[name], "right")
         rows += judged(f"mono, {name}", tool_path(hand, config), truth, config)
+        table = KeyframesConfig(held_m=float(truth.pinch[truth.closed][0, 2]))
+        rows += touches(f"plane, {name}", keyframes(tracks[name], truth.cameras[name], "right", table), truth)
     path = tool_path(stereo({name: tracks[name] for name in names[:2]}, truth.cameras, "right"))
     arm = make_arm("sim")
     linkage = linkage_of(arm)
