@@ -110,6 +110,11 @@ def lifted(
             camera_of(cameras, other)
         hand = stereo(tracks, cameras, config.side)
     elif method == "given":
+        if measured_by_itself(track) and name not in cameras:
+            raise UnderstudyError(
+                f"the hands of {name} are in a frame of their own, and nobody says where it stands in the arm's base: "
+                f"give --cameras FILE with a camera {name} whose base_from_camera does"
+            )
         hand = given(track, cameras.get(name), config.side)
     elif method == "rgbd":
         assert depths is not None

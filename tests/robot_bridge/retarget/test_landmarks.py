@@ -8,6 +8,7 @@ import pytest
 from retarget_made_hands import camera_at, picking, seen_by
 
 from robot_bridge.arms.arm import make_arm
+from robot_bridge.retarget.cameras import Camera
 from robot_bridge.retarget.hands import HandTrack
 from robot_bridge.retarget.landmarks import MANO_FINGERS, read_landmarks
 from robot_bridge.retarget.lifting import given, stereo
@@ -101,7 +102,10 @@ def test_the_glasses_trajectory_brings_hands_into_its_world(tmp_path):
 def test_an_arm_may_follow_aria_and_not_a_single_camera_s_guess(tmp_path):
     arm = make_arm("sim")
     track = read_landmarks(aria(tmp_path / "hands.csv", POINTS))
-    made = retarget({"aria": track}, {}, linkage_of(arm), arm.spec)
+    with pytest.raises(UnderstudyError, match="where it stands in the arm's base"):
+        retarget({"aria": track}, {}, linkage_of(arm), arm.spec)
+    world = Camera((640, 480), np.eye(3), base_from_camera=np.eye(4))
+    made = retarget({"aria": track}, {"aria": world}, linkage_of(arm), arm.spec)
     assert made.quality.verdict == "execute"
     assert np.median(np.linalg.norm(made.path.position - PINCH, axis=1)) < 3e-3
     guess = read_landmarks(hamer(tmp_path / "hamer.npz", IN_CAMERA))
