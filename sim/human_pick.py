@@ -183,8 +183,10 @@ def pick_film(
     for name in cameras:
         if name not in VIEWS:
             raise unknown("camera", name, VIEWS)
-    if seconds < 3:
+    if not 3 <= seconds < np.inf:
         raise UnderstudyError(f"nobody picks and places a cube in {seconds} s; give it 3 or more")
+    if seed < 0 or not 1 <= fps < np.inf:
+        raise UnderstudyError(f"films are numbered from 0 and have a frame a second or more, got {seed} and {fps}")
     who = _person(seed, side)
     stage = _stage(np.random.default_rng([0x100C, seed]), cameras, sign=who.sign, shoulder=who.shoulder)
     grips, cubes, grasped = _acted(np.random.default_rng([0x9A7B, seed]), who, fps=fps, seconds=seconds)

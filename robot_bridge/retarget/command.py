@@ -103,8 +103,8 @@ def main(argv: list[str]) -> int:
         fingers=given.fingers,
         urdfs=given.urdfs,
     )
-    if asked.dataset is not None and not asked.instruction.strip():
-        raise UnderstudyError('--dataset needs the words for what is done: --instruction "put the cube on the left"')
+    if asked.dataset is not None:
+        check_dataset(asked)
     made = run(asked)
     for segment in made.quality.segments:
         why = f": {'; '.join(segment.reasons)}" if segment.reasons else ""
@@ -118,17 +118,28 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def check_dataset(asked: Asked) -> None:
+    """Raise `UnderstudyError` for what cannot become an episode, before anything is tracked."""
+    video = next(iter(asked.videos.values()))
+    if not asked.instruction.strip():
+        raise UnderstudyError('--dataset needs the words for what is done: --instruction "put the cube on the left"')
+    if video.suffix == ".npz":
+        raise UnderstudyError(f"{video} is a track without pictures: a dataset needs the video itself")
+    if not (0 < asked.dataset_hz <= asked.config.hz) or asked.image_size < 8:
+        raise UnderstudyError(
+            f"a dataset has above 0 and up to --hz {asked.config.hz:g} rows a second, and pictures of 8 px or more; "
+            f"got {asked.dataset_hz:g} and {asked.image_size}"
+        )
+
+
 def taught(asked: Asked, made: Retargeted) -> int:
     """Add what was made of the first video to the dataset; the rows that it has more."""
     from robot_bridge.retarget.dataset import write_episode
 
     assert asked.dataset is not None
-    video = next(iter(asked.videos.values()))
-    if video.suffix == ".npz":
-        raise UnderstudyError(f"{video} is a track without pictures: a dataset needs the video itself")
     return write_episode(
         made,
-        video,
+        next(iter(asked.videos.values())),
         asked.dataset,
         arm=bare_arm(asked.arm, asked.arm_options).spec,
         instruction=asked.instruction,

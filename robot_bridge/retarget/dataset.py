@@ -58,7 +58,7 @@ def write_episode(
         proprio_names=(),
         action=demo_spec(arm, hz).action,
         embodiment=arm.embodiment,
-        fingerprint=f"retargeted {made.path.method}",
+        fingerprint="retargeted",
         extras=EXTRAS,
     )
     there = (out / INFO).is_file()

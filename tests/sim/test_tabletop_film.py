@@ -59,5 +59,8 @@ def test_an_arm_that_knows_where_the_fingers_were_does_it_and_one_that_rests_doe
 def test_the_command_says_what_is_not_there(tmp_path):
     with pytest.raises(UnderstudyError, match="camera"):
         main(["--cameras", "above", "--out", str(tmp_path)])
+    for wrong in (["--number", "-1"], ["--fps", "0"], ["--seconds", "nan"]):
+        with pytest.raises(UnderstudyError, match=r"numbered from 0|nobody picks"):
+            main([*wrong, "--out", str(tmp_path)])
     with pytest.raises(UnderstudyError, match="only cameras that film"):
         main(["--cameras", "front", "--depth", "side", "--out", str(tmp_path)])

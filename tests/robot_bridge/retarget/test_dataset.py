@@ -88,8 +88,14 @@ def test_what_is_not_to_be_trusted_is_nothing_to_learn_from(made, tracks, video,
         write_episode(alone, video, tmp_path / "shown", **SHAPE)
     with pytest.raises(UnderstudyError, match="--instruction"):
         main([str(video), "--dataset", str(tmp_path / "shown")])
+    words = ["--dataset", str(tmp_path / "shown"), "--instruction", "carry it"]
+    for wrong in (["--dataset-hz", "0"], ["--dataset-hz", "nan"], ["--image-size", "0"]):
+        with pytest.raises(UnderstudyError, match="rows a second"):
+            main([str(video), *words, *wrong])
     track = tmp_path / "front.npz"
     tracks["front"].save(track)
+    with pytest.raises(UnderstudyError, match="track without pictures"):
+        main([str(track), *words, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "shown").exists()
 
 
