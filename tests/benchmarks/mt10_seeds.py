@@ -1,0 +1,197 @@
+"""Our policies beside LeRobot's on Meta-World's MT10: same demonstrations, same minutes of one core, three seeds each.
+
+One policy for ten tasks. A policy's steps are what ``--minutes`` of one core buy on a machine with nothing else to do
+(`plan`, measured once and kept), so that what else runs later changes no figure. Every cell is a training and an
+evaluation, each a command of its own that stands in the cell's ``commands.json``; run again to go on. Then the page:
+``vla leaderboard outputs/mt10-seeds/*/eval``.
+"""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from benchmarks import mt10, uva_study
+from benchmarks.study import RESULTS, TRIAL, cell_of, markdown, mean_of
+from benchmarks.tiny_smolvla import tiny_smolvla
+
+from policies.lerobot_plugin.command import adopt
+from sim.results import read_report
+from sim.tasks.metaworld import INSTRUCTIONS
+from vla.bench import Row, parser, write_bench
+from vla.errors import UnderstudyError
+
+PLAN = RESULTS / "mt10-seeds-plan.json"
+BATCH = {"ours": 64, "lerobot": 32}
+COGACT = ["preset=cpu", "trainer.batch_size=64"]
+STAGES: dict[str, list[tuple[str, float, list[str]]]] = {
+    "cogact": [("l1", 2 / 3, ["policy=cogact_l1", *COGACT]), ("diffusion", 1 / 3, ["policy=cogact", *COGACT])],
+    "l1": [("l1", 1.0, ["policy=cogact_l1", *COGACT])],
+    "uva": [("uva", 1.0, uva_study.UVA)],
+}
+"""Policy → its trainings one after the other, each beginning with the backbone of the one before: share, settings."""
+PEERS = {
+    **mt10.PEERS,
+    "smolvla": [
+        *("chunk_size=16", "num_vlm_layers=4", "resize_imgs_with_padding=[64,64]", "freeze_vision_encoder=false"),
+        *("train_expert_only=false", "optimizer_lr=1e-3", "scheduler_warmup_steps=50"),
+    ],
+}
+"""LeRobot's; SmolVLA at a size that can learn from nothing in minutes."""
+POLICIES = (*STAGES, *PEERS)
+ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def call(command: Sequence[str], log: Path) -> float:
+    """Run a command on one core and keep what it says; the seconds that it took."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = perf_counter()
+    with log.open("w") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, env=os.environ | ONE_CORE)
+    if done.returncode:
+        raise UnderstudyError(f"{shlex.join(command)} ended with {done.returncode}; see {log}")
+    return perf_counter() - began
+
+
+def ours(settings: Sequence[str], *, data: Path, out: Path, steps: int, seed: int, every: int = 20) -> list[str]:
+    """The command of one of our trainings."""
+    fixed = [f"data={data}", f"out={out}", f"trainer.steps={steps}", f"trainer.seed={seed}"]
+    again = ["resume=true"] if (out / "training_state").is_dir() else []
+    command = [sys.executable, "-m", "vla", "train", *settings, *fixed, f"trainer.log_every={every}", *again]
+    return (
+        [*command, f"policy.vae={uva_study.autoencoder(Path('outputs/uva'), data)}"]
+        if "policy=uva" in settings
+        else command
+    )
+
+
+def theirs(kind: str, *, data: Path, out: Path, steps: int, seed: int) -> list[str]:
+    """The command of one of LeRobot's trainings."""
+    settings = [one for one in mt10.PEER if not one.startswith("pretrained_")]
+    settings += ["pretrained_backbone_weights=null"] if kind != "smolvla" else []
+    if kind == "smolvla":
+        settings.append(f"vlm_model_name={tiny_smolvla(data.parent / 'tiny-smolvlm', INSTRUCTIONS.values())}")
+        settings.append(f"scheduler_decay_steps={steps}")
+    given = [f"--policy.type={kind}", *(f"--policy.{setting}" for setting in [*settings, *PEERS[kind]])]
+    given += ["--dataset.repo_id=local/mt10", f"--dataset.root={data.resolve()}", "--dataset.video_backend=pyav"]
+    given += [f"--steps={steps}", f"--save_freq={steps}", "--log_freq=10", f"--batch_size={BATCH['lerobot']}"]
+    given += ["--num_workers=0", "--wandb.enable=false", f"--seed={seed}", f"--output_dir={out}"]
+    return [sys.executable, "-m", "lerobot.scripts.lerobot_train", *given]
+
+
+def seconds_a_step(policy: str, *, data: Path, work: Path) -> dict[str, float]:
+    """Stage → seconds of one step, by the median of a trial."""
+    found, work = {}, work / "trials"
+    if policy in PEERS:
+        out = work / policy
+        shutil.rmtree(out, ignore_errors=True)
+        call(theirs(policy, data=data, out=out, steps=TRIAL, seed=0), work / f"{policy}.log")
+        spent = re.findall(r"updt_s:([\d.]+) data_s:([\d.]+)", (work / f"{policy}.log").read_text())
+        return {policy: median(float(update) + float(load) for update, load in spent[1:])}
+    for stage, _, settings in STAGES[policy]:
+        out = work / f"{policy}-{stage}"
+        shutil.rmtree(out, ignore_errors=True)
+        call(ours(settings, data=data, out=out, steps=TRIAL, seed=0, every=5), work / f"{policy}-{stage}.log")
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        found[stage] = BATCH["ours"] / median(line["samples_per_s"] for line in lines[2:])
+    return found
+
+
+def plan(minutes: float, *, data: Path, work: Path) -> dict[str, Any]:
+    """Policy → stage → its steps; measured once."""
+    found = json.loads(PLAN.read_text()) if PLAN.is_file() else {"minutes": minutes, "s_a_step": {}, "steps": {}}
+    if found["minutes"] != minutes:
+        raise UnderstudyError(f"{PLAN.name} is for {found['minutes']} minutes: remove it to plan for {minutes}")
+    for policy in POLICIES:
+        if policy not in found["steps"]:
+            one = seconds_a_step(policy, data=data, work=work)
+            shares = {stage: share for stage, share, _ in STAGES.get(policy, [(policy, 1.0, [])])}
+            found["s_a_step"][policy] = one
+            found["steps"][policy] = {stage: round(60 * minutes * shares[stage] / one[stage]) for stage in one}
+            PLAN.write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def trained(policy: str, seed: int, steps: Mapping[str, int], *, data: Path, work: Path) -> Path:
+    """The checkpoint of a cell."""
+    folder, before = work / f"{policy}-{seed}", None
+    if policy in PEERS:
+        checkpoint = folder / "train/checkpoints/last/pretrained_model"
+        if not (checkpoint / "provenance.json").is_file():
+            shutil.rmtree(folder / "train", ignore_errors=True)
+            command = theirs(policy, data=data, out=folder / "train", steps=steps[policy], seed=seed)
+            seconds = call(command, folder / "train.log")
+            adopt(checkpoint, data, train_s=seconds, command=shlex.join(command))
+        return checkpoint
+    for stage, _, settings in STAGES[policy]:
+        out = folder / stage
+        if not (out / f"training_state/step-{steps[stage]:08d}").is_dir():
+            given = [*settings, *([f"start_from={before}"] if before else [])]
+            call(ours(given, data=data, out=out, steps=steps[stage], seed=seed), folder / f"{stage}.log")
+        before = out
+    return folder / STAGES[policy][-1][0]
+
+
+def evaluated(policy: str, seed: int, checkpoint: Path, *, work: Path, episodes: int) -> dict[str, Any]:
+    """The report of a cell."""
+    out = work / f"{policy}-{seed}/eval"
+    command = [sys.executable, "-m", "vla", "eval", f"policy={checkpoint}", f"tasks=[{','.join(mt10.TASKS)}]"]
+    command += [f"episodes={episodes}", f"seed={mt10.FIRST_SCENE}", "control_episodes=0", f"out={out}"]
+    command += ["suite={profile: fast, image_size: 64, cameras: [side, top]}"]
+    command += ["execution.ensemble=newest"] if policy not in PEERS else []
+    if not (out / "report.json").is_file():
+        call(command, out.with_name("eval.log"))
+    return read_report(out)
+
+
+def main(argv: list[str]) -> int:
+    """``vla bench mt10_seeds``: eighteen trainings and evaluations, some four hours on two cores."""
+    arguments = parser("mt10_seeds", __doc__)
+    arguments.add_argument("--minutes", type=float, default=20, help="of one core, for each training")
+    arguments.add_argument("--policies", nargs="+", default=list(POLICIES), choices=POLICIES)
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of training")
+    arguments.add_argument("--episodes", type=int, default=20, help="test scenes of each task")
+    arguments.add_argument("--work", type=Path, default=Path("outputs/mt10-seeds"), help="where checkpoints go")
+    arguments.add_argument("--data", type=Path, default=Path("outputs/mt10/data"), help="of vla bench mt10")
+    arguments.add_argument("--only", choices=("plan", "train"), help="go no further")
+    given = arguments.parse_args(argv)
+    steps = plan(given.minutes, data=given.data, work=given.work)["steps"]
+    if given.only == "plan":
+        return 0
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for seed in given.seeds:
+        for policy in given.policies:
+            checkpoint = trained(policy, seed, steps[policy], data=given.data, work=given.work)
+            if given.only != "train":
+                report = evaluated(policy, seed, checkpoint, work=given.work, episodes=given.episodes)
+                reports.setdefault(policy, []).append(report)
+    if reports:
+        sys.stdout.write(table(reports))
+        rows = [Row(name, pooled(all_of)["success_rate"], "success") for name, all_of in reports.items()]
+        write_bench("mt10_seeds", rows, {}, given.json, notes=("success on unseen scenes, all seeds together",))
+    return 0
+
+
+def pooled(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A policy's seeds together."""
+    tasks = {task: sum(one["tasks"][task]["successes"] for one in reports) for task in mt10.TASKS}
+    return cell_of(tasks, sum(one["tasks"][mt10.TASKS[0]]["episodes"] for one in reports))
+
+
+def table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """One line a policy: all seeds together, each seed, then the successes of each task."""
+    lines = []
+    for name, all_of in reports.items():
+        cell = pooled(all_of)
+        each = ", ".join(f"{one['mean']['success_rate']:.2f}" for one in all_of)
+        lines.append([name, mean_of(cell), each, *(str(cell["tasks"][task]) for task in mt10.TASKS)])
+    head = ["", "mean (95 %)", "each seed", *(task.removeprefix("metaworld/") for task in mt10.TASKS)]
+    return markdown(head, lines)
