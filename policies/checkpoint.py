@@ -7,9 +7,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import nn
 
+from policies.policy import WEIGHTS_FILE
 from vla.errors import UnderstudyError, first_line
 
-WEIGHTS, CONFIG, NORMALIZER = "model.safetensors", "config.yaml", "normalizer.json"
+WEIGHTS, CONFIG, NORMALIZER = WEIGHTS_FILE, "config.yaml", "normalizer.json"
 
 
 def check_files(folder: Path, *names: str) -> None:

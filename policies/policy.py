@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -36,10 +37,14 @@ learns from action-free video, ``films(config, videos, dataset_spec)``, which op
 what of it are batches of their own, if anything.
 """
 
-PEERS = {"lerobot": "policies.lerobot_plugin.peer:LeRobotPeer"}
+PEERS = {
+    "lerobot": "policies.lerobot_plugin.peer:LeRobotPeer",
+    "remote": "robot_bridge.foreign.remote:RemotePolicy",
+}
 """Families that others train: they are only loaded."""
 
 SPEC_FILE = "policy_spec.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 Realtime = Literal["none", "guided", "identity", "trained"]
@@ -119,17 +124,33 @@ def load_policy(checkpoint: str | Path, *, embodiment: str = "") -> Policy:
     Of a policy that was trained for several embodiments this is the one that drives ``embodiment``, or the first.
     Raises `UnderstudyError` when the folder is no checkpoint; a missing weight is an error, never a random start.
     """
+    folder = checked_folder(checkpoint)
+    family = json.loads((folder / SPEC_FILE).read_text())["policy"]
+    policy = _class_in(POLICIES | PEERS, family).load(folder)
+    chosen: Policy = policy.driving(embodiment) if embodiment in read_specs(folder) else policy
+    return chosen
+
+
+def checked_folder(checkpoint: str | Path) -> Path:
+    """A checkpoint's folder; raises `UnderstudyError` when it is none."""
     folder = Path(checkpoint)
-    file = folder / SPEC_FILE
-    if not file.is_file():
+    if not (folder / SPEC_FILE).is_file():
         raise UnderstudyError(
             f"{folder} is not a checkpoint: it has no {SPEC_FILE}; give the folder that `vla train` wrote, or let "
             "`vla lerobot` make one of LeRobot's known"
         )
-    family = json.loads(file.read_text())["policy"]
-    policy = _class_in(POLICIES | PEERS, family).load(folder)
-    chosen: Policy = policy.driving(embodiment) if embodiment in read_specs(folder) else policy
-    return chosen
+    return folder
+
+
+def parameters_of(checkpoint: Path) -> int | None:
+    """How many numbers a checkpoint's own weights are; ``None`` where there are none."""
+    from safetensors import safe_open
+
+    file = checkpoint / WEIGHTS_FILE
+    if not file.is_file():
+        return None
+    with safe_open(file, framework="np") as weights:
+        return sum(prod(weights.get_slice(name).get_shape()) for name in weights.keys())  # noqa: SIM118  no mapping
 
 
 def write_spec(folder: Path, family: str, spec: PolicySpec, *, others: Mapping[str, PolicySpec] | None = None) -> None:

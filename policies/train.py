@@ -1,6 +1,5 @@
 """``vla train``: from a dataset to a checkpoint. Read `run` like a table of contents."""
 
-import json
 import logging
 import os
 import shlex
@@ -8,20 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from policies.policy import policy_class
+from policies.provenance import read_provenance, write_provenance
 from vla.config import build, help_text, load, wants_help
 from vla.data.corpus import Corpus
 from vla.data.lerobot import Dataset, DatasetSpec, open_dataset
 from vla.data.mixture import MixtureSampler
 from vla.data.windows import EpochSampler, Later, Windows, load_windows
 from vla.errors import UnderstudyError
-from vla.types import EXPERT_SOURCE
 
 if TYPE_CHECKING:
     from vla.training.trainer import Batch, TrainerConfig
@@ -97,7 +96,7 @@ def main(argv: list[str]) -> int:
         command = launcher(config, argv)
         logger.info("%s", shlex.join(command))
         return subprocess.call(command, env=os.environ | on_this_device())
-    run(config)
+    run(config, command=shlex.join(["vla", "train", *argv]))
     return 0
 
 
@@ -127,8 +126,8 @@ def launcher(config: TrainConfig, argv: list[str]) -> list[str]:
     return [*run_all, "-m", "vla", "train", *argv]
 
 
-def run(config: TrainConfig) -> Path:
-    """Train, and return the folder of the checkpoint."""
+def run(config: TrainConfig, *, command: str = "") -> Path:
+    """Train, and return the folder of the checkpoint; ``command``: what is written there as its origin."""
     from vla.training.trainer import train
 
     family, policy_config, trainer = checked(config.policy, config.trainer)
@@ -160,9 +159,12 @@ def run(config: TrainConfig) -> Path:
         filmed = TrainingBatches(policy, film_samples, trainer, shift=0)
         batches = WithFilms(batches, filmed, config.video_share, trainer.seed)
 
+    began = perf_counter() - (read_provenance(config.out).get("train_s", 0.0) if config.resume else 0.0)
+
     def save() -> None:
         policy.save(config.out)
-        write_provenance(config, dataset, representation=policy.representation)
+        spent = {"train_s": perf_counter() - began, "command": command}
+        write_provenance(config, dataset, representation=policy.representation, **spent)
 
     def lr_scale(name: str) -> float:
         taken_over = name.startswith(PRETRAINED) and not ("lora_" in name or name.endswith(".cognition"))
@@ -351,43 +353,3 @@ class WithFilms:
         """Tensors for the model."""
         chance = np.random.default_rng([0xF11, self._seed, number]).random()
         return (self._films if chance < self._share else self._robots)(number)
-
-
-def write_provenance(config: TrainConfig, dataset: Dataset, *, representation: dict[str, str] | None = None) -> None:
-    """``provenance.json``: which data, which code, which settings, which eyes made this checkpoint."""
-    plain = {
-        **data_provenance(dataset),
-        "episodes": len(dataset.episodes) - config.holdout,
-        "videos": [str(path) for path in config.videos],
-        "mix": [data_provenance(open_dataset(path))["data"] for path in config.mix],
-        "start_from": str(config.start_from) if config.start_from else None,
-        "representation": representation,
-        "settings": {
-            "policy": config.policy,
-            "trainer": config.trainer,
-            "shift": config.shift,
-            "backbone_lr": config.backbone_lr,
-        },
-        "code": code_version(),
-        "packages": {name: version(name) for name in ("torch", "transformers", "diffusers", "numpy")},
-    }
-    (config.out / "provenance.json").write_text(json.dumps(plain, indent=2))
-
-
-def data_provenance(dataset: Dataset) -> dict[str, Any]:
-    """Which data, and which simulated tasks are in it."""
-    sources = {info.source for info in dataset.episodes}
-    return {
-        "data": {"path": str(dataset.root), "hash": dataset.hash(), "fingerprint": dataset.spec.fingerprint},
-        "tasks": sorted(told.removeprefix(EXPERT_SOURCE) for told in sources if told.startswith(EXPERT_SOURCE)),
-    }
-
-
-def code_version() -> str:
-    """The commit of the checkout, with ``+changes`` when files differ from it; the package's version without git."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        command = ["git", "-C", str(root), "describe", "--always", "--dirty=+changes", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return version("understudy")

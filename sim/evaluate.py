@@ -6,21 +6,26 @@ by the policy told the instruction of another task (control: a policy that does 
 
 import json
 import logging
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from math import ceil
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from policies.execution import ExecutionConfig
-from policies.policy import SPEC_FILE, read_spec
-from policies.train import code_version
+from policies.policy import SPEC_FILE, parameters_of, read_spec
+from policies.provenance import code_version, read_provenance
 from sim.collect import expand
 from sim.pool import default_workers, with_progress
 from sim.report import write_report
 from sim.results import Condition, EpisodeResult, summarize
+from sim.robustness import disturbed, grid
 from sim.rollout import Played, Scene, Setting, play_all
 from sim.shown import CONTROLS, GOALS, chosen, prompts_of
 from sim.suite import TEST_SEEDS, shared_suite, suite_of
@@ -31,6 +36,8 @@ from vla.prompt import read_goal
 logger = logging.getLogger(__name__)
 
 EXAMPLE = "vla eval policy=outputs/train tasks=[tabletop/lift-red-cube] episodes=50 out=outputs/eval"
+WARM_UP = 3
+"""Answers that are slower than the others."""
 ARTICLES = frozenset({"a", "an", "the"})
 PREPOSITIONS = frozenset({"to", "in", "into", "on", "onto", "of", "with", "from", "at", "by"})
 
@@ -59,7 +66,17 @@ class EvalConfig:
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     seed: int = 0
     """first test scene"""
+    axes: tuple[str, ...] = ()
+    """ways in which the world or the senses differ from those trained on, each at all its levels, on the same scenes:
+    camera, light, colours, distractors, camera-dropped, late, instruction-blank, instruction-swapped; or all"""
+    latency: str = ""
+    """the world moves on while the policy thinks: for so many milliseconds, or as long as it thinks here (``measured``:
+    the 95 % quantile of its answers on one core of this machine); empty: the world stands still"""
     workers: int = field(default_factory=default_workers)
+    batch: int = 1
+    """episodes that one policy answers at once, in this process, for a GPU or many workers; 1: each worker has one"""
+    cluster: str = ""
+    """spread the episodes over a Ray cluster: ``ray`` for one of this machine, or its address; empty: processes here"""
     quick: bool = False
     """compile the policy first, for a minute in each worker: for evaluations of many hundred scenes"""
     films: bool = True
@@ -77,6 +94,8 @@ class Evaluation:
     results: list[EpisodeResult]
     action_plots: dict[str, dict[str, Any]]
     wall_s: float
+    about: dict[str, Any] = field(default_factory=dict)
+    """what only playing tells: the latency that was charged"""
 
 
 def main(argv: list[str]) -> int:
@@ -87,7 +106,8 @@ def main(argv: list[str]) -> int:
         return 0
     config = load(EvalConfig, "eval", argv)
     evaluation = evaluate(config)
-    report = summarize(evaluation.results, wall_s={"evaluate": evaluation.wall_s}, provenance=provenance(config))
+    about = {"command": shlex.join(["vla", "eval", *argv]), **provenance(config), **evaluation.about}
+    report = summarize(evaluation.results, wall_s={"evaluate": evaluation.wall_s}, provenance=about)
     curves = config.policy / "metrics.jsonl"
     page = write_report(
         config.out, report, curves=curves if curves.is_file() else None, action_plots=evaluation.action_plots
@@ -95,23 +115,58 @@ def main(argv: list[str]) -> int:
     if config.json is not None:
         config.json.write_text((config.out / "report.json").read_text())
     tell(report, page)
-    return 0
+    return int(bool(report["faults"]))
 
 
 def evaluate(config: EvalConfig) -> Evaluation:
     """Play all scenes, then play the ones worth watching again for their films."""
     started = perf_counter()
     tasks = expand(config.tasks or trained_tasks(config.policy))
-    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution, config.quick)
-    if not config.other_scene:
-        check_fingerprint(config.policy, shared_suite(suite_of(tasks[0]), setting.suite_options).spec.fingerprint)
+    setting = setting_of(config, tasks)
     scenes = plan(tasks, setting, config)
-    played = list(with_progress(play_all(scenes, workers=config.workers), what="evaluate", total=len(scenes)))
+    charged: dict[str, Any] = {}
+    if config.latency:
+        setting, charged = charge(config.latency, scenes[0])
+        scenes = [replace(scene, setting=setting) if scene.asks else scene for scene in scenes]
+    played = list(with_progress(played_by(config, scenes), what="evaluate", total=len(scenes)))
     results = [one.result for one in played]
     plots: dict[str, dict[str, Any]] = {}
     if config.films:
         results, plots = film(scenes, played, config)
-    return Evaluation(results, plots, perf_counter() - started)
+    return Evaluation(results, plots, perf_counter() - started, charged)
+
+
+def setting_of(config: EvalConfig, tasks: Sequence[str]) -> Setting:
+    """What all episodes share, after a look whether the pictures are of the kind that was trained on."""
+    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution, config.quick)
+    if not config.other_scene:
+        check_fingerprint(config.policy, shared_suite(suite_of(tasks[0]), setting.suite_options).spec.fingerprint)
+    return setting
+
+
+def played_by(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[Played]:
+    """The episodes, by as many workers as ``config`` says."""
+    return play_all(scenes, workers=config.workers, batch=config.batch, cluster=config.cluster)
+
+
+def charge(latency: str, scene: Scene) -> tuple[Setting, dict[str, Any]]:
+    """The setting in which each chunk comes so late, and what is to be said of it.
+
+    ``latency``: milliseconds, or ``measured``: then the policy plays ``scene`` in a process of one core.
+    """
+    if latency == "measured":
+        (played,) = play_all([scene], workers=1)
+        warm = played.result.latency_ms[WARM_UP:] or played.result.latency_ms
+        late_ms = float(np.percentile(warm, 95))
+    else:
+        try:
+            late_ms = float(latency)
+        except ValueError as error:
+            raise UnderstudyError(f"latency is milliseconds, or 'measured'; got {latency!r}") from error
+    hz = shared_suite(suite_of(scene.task), scene.setting.suite_options).spec.control_hz
+    steps = ceil(late_ms / 1e3 * hz - 1e-9)
+    setting = replace(scene.setting, execution=replace(scene.setting.execution, delay=steps))
+    return setting, {"charged_latency_ms": late_ms, "charged_steps": steps}
 
 
 def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Scene]:
@@ -137,6 +192,7 @@ def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Sce
     scenes += [scene(task, told, "wrong-instruction", seed) for task, told in wrong.items() for seed in few]
     controls = CONTROLS if shown else CONTROLS[:1] if goal else ()
     scenes += [scene(task, task, control, seed) for control in controls for task in tasks for seed in few]
+    scenes += disturbed(scenes, config.axes, read_spec(config.policy), wrong_instructions(words)) if config.axes else []
     bare = Setting(setting.suite_options)
     scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]
     return scenes + [Scene(bare, task, task, "expert", seed) for task in tasks for seed in seeds]
@@ -213,7 +269,7 @@ def film(
     names = {n: f"films/{results[n].task.replace('/', '-')}-{results[n].seed}.mp4" for n in chosen.values()}
     again = [replace(scenes[number], film=str(config.out / name)) for number, name in names.items()]
     plots = {}
-    replays = with_progress(play_all(again, workers=config.workers), what="film", total=len(again))
+    replays = with_progress(played_by(config, again), what="film", total=len(again))
     for (number, name), replay in zip(names.items(), replays):
         if (replay.result.success, replay.result.steps) != (results[number].success, results[number].steps):
             logger.warning("%s, seed %d ended otherwise when played again", replay.result.task, replay.result.seed)
@@ -227,7 +283,7 @@ def film(
 
 def trained_tasks(checkpoint: Path) -> tuple[str, ...]:
     """The simulated tasks in a checkpoint's training data."""
-    tasks = _provenance_of(checkpoint).get("tasks", [])
+    tasks = read_provenance(checkpoint).get("tasks", [])
     if not tasks:
         raise UnderstudyError(f"{checkpoint} does not say which tasks it was trained on; give tasks=[suite/task,…]")
     return tuple(tasks)
@@ -235,7 +291,7 @@ def trained_tasks(checkpoint: Path) -> tuple[str, ...]:
 
 def check_fingerprint(checkpoint: Path, offered: str) -> None:
     """Refuse pictures and numbers of another kind than those trained on."""
-    trained = _provenance_of(checkpoint).get("data", {}).get("fingerprint", offered)
+    trained = read_provenance(checkpoint).get("data", {}).get("fingerprint", offered)
     if trained != offered:
         raise UnderstudyError(
             f"the policy was trained on {trained!r}, this suite is {offered!r}; give the same suite.* options, "
@@ -247,7 +303,8 @@ def provenance(config: EvalConfig) -> dict[str, Any]:
     """How the report came about."""
     return {
         "checkpoint": str(config.policy),
-        "policy": _provenance_of(config.policy),
+        "policy": read_provenance(config.policy),
+        "parameters": parameters_of(config.policy),
         "suite": config.suite,
         "prompt": str(config.prompt) if config.prompt else None,
         "goal": config.goal or None,
@@ -255,11 +312,6 @@ def provenance(config: EvalConfig) -> dict[str, Any]:
         "test_seeds": [TEST_SEEDS.start + config.seed, TEST_SEEDS.start + config.seed + config.episodes - 1],
         "code": code_version(),
     }
-
-
-def _provenance_of(checkpoint: Path) -> dict[str, Any]:
-    file = checkpoint / "provenance.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def tell(report: dict[str, Any], page: Path) -> None:
@@ -286,6 +338,8 @@ def tell(report: dict[str, Any], page: Path) -> None:
         table.add_row(task.partition("/")[2] if task else "mean", rate, f"{low:.2f} – {high:.2f}", *others)
     console = Console()
     console.print(table)
+    if report["robustness"]:
+        console.print(grid(report["robustness"]))
     if "wrong-instruction" in conditions:
         console.print("misled: the same policy, told (or shown) another task")
     for remark in report["remarks"]:

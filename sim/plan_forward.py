@@ -96,7 +96,7 @@ def plan_forward(config: ForwardConfig) -> dict[str, dict[str, int]]:
         name = suite_of(task)
         if name not in suites:
             suites[name] = make_suite(name, **config.suite)
-            check_fits(policy, suites[name])
+            check_fits(policy.spec, suites[name])
         goal = left_by_expert(suites[name], policy.spec.cameras[0].name, task, seed)
         for way in config.ways:
             found[way][task] += play(way, suites[name], (task, seed), goal, policy, config)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sim.report_charts import episode_strip, interval_bar, scalar_panels
 from sim.results import p_text
+from sim.robustness import section
 from vla.charts import legend, line_chart, short
 from vla.markup import Markup, document, el, join
 
@@ -45,6 +46,7 @@ def page(report: Entry, source: Source) -> str:
         _headline(report),
         _remarks(report["remarks"]),
         _tasks(report),
+        section(report.get("robustness", {})),
         _films(report, source),
         _pictures(report.get("pictures", {}), source),
         _curves(report.get("curves", {})),

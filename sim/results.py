@@ -14,6 +14,9 @@ A report has this shape (`summarize` fills all but what the caller passes on):
     uses_instruction    the paired test of wrong-instruction (a) against policy (b); null unmeasured
     uses_prompt         the paired test of blank-prompt (a) against policy (b), of a policy that is shown; else null
     latency_ms          p50, p95, p99, mean, max [ms] and count, one sample per inference
+    robustness          axis → level → {tasks, mean, test}: the paired test of the policy (a) against itself in a
+                        disturbed world (b); empty where none was played
+    faults              what made episodes unfit to be judged → how many of any condition
     remarks             plain sentences, the unpleasant ones included
     wall_s, provenance  as the caller measured them
 """
@@ -32,8 +35,9 @@ import numpy as np
 from sim.intervals import mcnemar, newcombe, wilson
 from vla.errors import UnderstudyError
 
-Condition = Literal["policy", "random", "expert", "wrong-instruction", "blank-prompt", "shuffled-prompt"]
-CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+Condition = Literal["policy", "random", "expert", "wrong-instruction", "blank-prompt", "shuffled-prompt", "disturbed"]
+CONDITIONS: tuple[Condition, ...] = tuple(name for name in get_args(Condition) if name != "disturbed")
+"""Those of which there is one; there are as many disturbed ones as axes and levels (`sim.robustness`)."""
 FEW_EPISODES = 20
 ROW = ("seed", "initial_state", "success", "steps")
 PAIRED_METHOD = "Exact McNemar test, Newcombe's score interval for paired proportions (1998, method 10)"
@@ -45,7 +49,8 @@ class EpisodeResult:
 
     ``instruction``: what the policy was told; ``condition``: who acted, and whether it was told the truth;
     ``initial_state``: which scene it began in; ``latency_ms``: one entry [ms] per inference;
-    ``film``: path of its film relative to the report, when it was filmed.
+    ``film``: path of its film relative to the report, when it was filmed; ``fault``: why it could not be judged (it
+    counts as no success, and is named), "" when it was; ``disturbed``: the axis and level of a disturbed world.
     """
 
     task: str
@@ -57,6 +62,8 @@ class EpisodeResult:
     steps: int
     latency_ms: tuple[float, ...] = ()
     film: str | None = None
+    fault: str = ""
+    disturbed: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,8 @@ def summarize(
         "uses_prompt": None,
         "conditions": others,
         "latency_ms": policy["latency_ms"],
+        "robustness": _robustness(groups["policy"], [one for one in results if one.condition == "disturbed"]),
+        "faults": dict(Counter(one.fault.partition(":")[0] for one in results if one.fault)),
         "wall_s": dict(wall_s or {}),
         "provenance": dict(provenance or {}),
     }
@@ -161,6 +170,19 @@ def summarize(
         report["uses_prompt"] = asdict(paired_test(groups["blank-prompt"], groups["policy"]))
     report["remarks"] = remarks(report)
     return report
+
+
+def _robustness(sound: Sequence[EpisodeResult], disturbed: Sequence[EpisodeResult]) -> dict[str, Any]:
+    grouped: dict[str, list[EpisodeResult]] = {}
+    for one in disturbed:
+        grouped.setdefault(one.disturbed, []).append(one)
+    grid: dict[str, dict[str, Any]] = {}
+    for name, episodes in grouped.items():
+        axis, _, level = name.partition(":")
+        counted = _condition(episodes)
+        test = asdict(paired_test(sound, episodes))
+        grid.setdefault(axis, {})[level] = {"tasks": counted["tasks"], "mean": counted["mean"], "test": test}
+    return grid
 
 
 def _better(policy: Mapping[str, Any], floor: Mapping[str, Any]) -> bool:
@@ -205,7 +227,10 @@ def _detail(result: EpisodeResult) -> dict[str, Any]:
 def remarks(report: Mapping[str, Any]) -> list[str]:
     """What an honest reader would want to be told about a report, as plain sentences."""
     tasks, mean, conditions = report["tasks"], report["mean"], report["conditions"]
-    said = []
+    said = [
+        f"{count} episodes could not be judged, and count as failures: {fault}."
+        for fault, count in report["faults"].items()
+    ]
     if report["better_than_random"] is None:
         said.append("No random floor was measured, so this does not show that the policy is better than random.")
     elif not report["better_than_random"]:
@@ -291,6 +316,8 @@ def episodes_of(report: Mapping[str, Any], condition: Condition = "policy") -> l
                     steps=int(row["steps"]),
                     latency_ms=tuple(row.get("latency_ms", ())),
                     film=film,
+                    fault=row.get("fault", ""),
+                    disturbed=row.get("disturbed", ""),
                 )
             )
     return found

@@ -2,28 +2,39 @@
 
 An episode is a pure function of its `Scene`: the suite's seed, the policy's noise and the random actor's draws all
 follow from ``scene.seed``, and a worker runs one episode at a time on one thread with a batch of one. So the result of
-an evaluation does not depend on how many workers there are, nor on which of them plays what.
+an evaluation does not depend on how many workers there are, nor on which of them plays what. (`sim.together` lets one
+policy answer many episodes at once; there it depends on how many, and still not on the workers.)
+
+`Game` is the one account of what an episode is. It asks whoever drives it for chunks, so that the policy may live here
+or elsewhere:
+
+    game, chunk = Game(scene, suite), None
+    while isinstance(turn := game.advance(chunk), Asked):  # turn.put: what to reset the policy with
+        chunk = policy.infer(turn.observation, turn.underway).actions
+    result = turn.result
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from time import perf_counter
 from typing import Protocol
 
 import numpy as np
 
-from policies.execution import ChunkExecutor, ExecutionConfig
-from policies.policy import Policy, load_policy
+from policies.execution import Execution, ExecutionConfig
+from policies.policy import Policy, Underway, checked_folder, load_policy, read_spec, read_specs
 from robot_bridge.safety import governed
+from sim.disturbance import Disturbance, Senses
 from sim.films import write_film
 from sim.pool import run_jobs
 from sim.results import Condition, EpisodeResult
 from sim.shown import pictured, shown
-from sim.suite import TEST_SEEDS, Suite, shared_suite, suite_module, suite_of
+from sim.suite import TEST_SEEDS, EpisodeFault, Suite, shared_suite, suite_module, suite_of
 from vla.data.frames import fit_image
 from vla.errors import UnderstudyError
-from vla.types import Observation, Task
+from vla.types import ActionSpec, Observation, PolicySpec, Task
 
 FILM_SIZE = 160
 
@@ -44,7 +55,8 @@ class Scene:
     """One episode to be played.
 
     ``told`` is the task whose instruction the policy hears; ``film``: where one goes; ``prompt``: the video that shows
-    a policy its task, "" where it is told; ``goal``: the picture of its goal, or who leaves it (`sim.shown.GOALS`).
+    a policy its task, "" where it is told; ``goal``: the picture of its goal, or who leaves it (`sim.shown.GOALS`);
+    ``disturbed``: how the world or the senses differ.
     """
 
     setting: Setting
@@ -55,11 +67,17 @@ class Scene:
     film: str = ""
     prompt: str = ""
     goal: str = ""
+    disturbed: Disturbance = field(default_factory=Disturbance)
 
     @property
     def initial_state(self) -> int:
         """The number of the scene among the test scenes."""
         return self.seed - TEST_SEEDS.start
+
+    @property
+    def asks(self) -> bool:
+        """Whether a policy acts."""
+        return self.condition not in ("expert", "random")
 
 
 @dataclass(frozen=True)
@@ -70,39 +88,157 @@ class Played:
     actions: np.ndarray
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a policy sees when it is asked for a chunk, and what it has to go on from.
+
+    ``put``: with the first question of an episode, what the policy is told, shown and pictured.
+    """
+
+    observation: Observation
+    underway: Underway | None
+    put: Task | None = None
+
+
+class NotFinite(EpisodeFault):
+    """An action that is no number."""
+
+
 class Actor(Protocol):
-    """Whoever chooses the actions of an episode."""
+    """Whoever chooses the actions of an episode; see `policies.execution.Execution`."""
 
-    latencies_ms: list[float]
+    @property
+    def asks(self) -> bool:
+        """Whether a chunk is due."""
+        ...
 
-    def act(self, observe: Callable[[], Observation]) -> np.ndarray:
+    def underway(self) -> Underway | None:
+        """What the chunk has to go on from."""
+        ...
+
+    def take(self, actions: np.ndarray) -> None:
+        """The chunk."""
+        ...
+
+    def next(self) -> np.ndarray:
         """The next action [A]."""
         ...
 
 
-class ExpertActor:
-    """The suite's scripted expert: the ceiling."""
+class Alone:
+    """An actor that asks nobody: the scripted expert (the ceiling), or uniform actions (the floor)."""
 
-    def __init__(self, suite: Suite) -> None:
-        self._next = suite.expert()
-        self.latencies_ms: list[float] = []
+    asks = False
 
-    def act(self, observe: Callable[[], Observation]) -> np.ndarray:
-        """The expert reads the simulator's state, no picture."""
-        return self._next().astype(np.float32)
+    def __init__(self, act: Callable[[], np.ndarray]) -> None:
+        self._act = act
+
+    def underway(self) -> None:
+        """Nothing."""
+
+    def take(self, actions: np.ndarray) -> None:
+        """Nothing is ever asked for."""
+        raise AssertionError("nothing was asked for")
+
+    def next(self) -> np.ndarray:
+        """The next action [A]."""
+        return self._act().astype(np.float32)
 
 
-class RandomActor:
-    """Uniform actions within the bounds: the floor."""
+def at_random(spec: ActionSpec, seed: int) -> Callable[[], np.ndarray]:
+    """Uniform actions within the bounds."""
+    rng = np.random.default_rng([0x0F100, seed])
+    return lambda: rng.uniform(spec.low, spec.high)
 
-    def __init__(self, suite: Suite, seed: int) -> None:
-        self._rng = np.random.default_rng([0x0F100, seed])
-        self._low, self._high = suite.spec.action.low, suite.spec.action.high
-        self.latencies_ms: list[float] = []
 
-    def act(self, observe: Callable[[], Observation]) -> np.ndarray:
-        """A draw."""
-        return self._rng.uniform(self._low, self._high).astype(np.float32)
+class Game:
+    """One episode under way, from the reset to the success or the last step; one that cannot be judged says why."""
+
+    def __init__(self, scene: Scene, suite: Suite) -> None:
+        self.scene, self._suite = scene, suite
+        self._put: Task | None = None
+        self._taken: list[np.ndarray] = []
+        self._frames: list[np.ndarray] = []
+        self._turns = self._play()
+
+    def advance(self, chunk: np.ndarray | None = None) -> Asked | Played:
+        """Carry out what was asked for, until something is asked for again or the episode is over."""
+        try:
+            return self._turns.send(chunk)
+        except StopIteration as end:
+            return end.value
+
+    def _play(self) -> Generator[Asked, np.ndarray, Played]:
+        scene, suite, fault = self.scene, self._suite, ""
+        try:
+            if scene.asks:
+                self._put = _put(scene, suite)
+            suite.reset(scene.task, scene.seed)
+            with scene.disturbed.of_world(suite, scene.seed):
+                yield from self._steps(_actor(scene, suite), Senses(suite, scene.disturbed))
+                if scene.film:
+                    self._write_film()
+        except EpisodeFault as error:
+            fault = f"{type(error).__name__}: {error}"
+        actions = np.stack(self._taken) if self._taken else np.zeros((0, suite.spec.action.dim), np.float32)
+        return Played(self._result(fault), actions)
+
+    def _steps(self, actor: Actor, senses: Senses) -> Generator[Asked, np.ndarray, None]:
+        suite = self._suite
+        while not suite.success and suite.steps < suite.max_steps:
+            senses.pass_by()
+            if actor.asks:
+                put = None if self._taken else self._put
+                actor.take((yield Asked(senses.observe(), actor.underway(), put)))
+            action = actor.next()
+            if not np.isfinite(action).all():
+                raise NotFinite(f"the action of step {suite.steps} is {action}")
+            action = governed(action, suite.spec.action)
+            if self.scene.film:
+                self._frames.append(suite.film(FILM_SIZE))
+            suite.step(action)
+            self._taken.append(action)
+
+    def _write_film(self) -> None:
+        path, hz = Path(self.scene.film), self._suite.spec.control_hz
+        path.parent.mkdir(parents=True, exist_ok=True)
+        film = np.stack([*self._frames, self._suite.film(FILM_SIZE)])
+        write_film(path, film if self._put is None else beside(self._put, film, hz), hz)
+
+    def _result(self, fault: str) -> EpisodeResult:
+        scene = self.scene
+        return EpisodeResult(
+            task=scene.task,
+            instruction=self._suite.instruction if self._put is None else self._put.instruction,
+            condition=scene.condition,
+            seed=scene.seed,
+            initial_state=scene.initial_state,
+            success=self._suite.success and not fault,
+            steps=len(self._taken),
+            fault=fault,
+            disturbed=str(scene.disturbed),
+        )
+
+
+def _actor(scene: Scene, suite: Suite) -> Actor:
+    if scene.condition == "expert":
+        return Alone(suite.expert())
+    if scene.condition == "random":
+        return Alone(at_random(suite.spec.action, scene.seed))
+    spec = spec_for(scene.setting.checkpoint, suite.spec.embodiment)
+    check_fits(spec, suite)
+    return Execution(spec, scene.setting.execution)
+
+
+def _put(scene: Scene, suite: Suite) -> Task:
+    """What the policy is told, shown and pictured; leaves ``suite`` in another state."""
+    suite.reset(scene.told, scene.seed)
+    told, goal = scene.disturbed.words(suite.instruction), None
+    video = shown(scene.prompt, scene.condition, scene.seed) if scene.prompt else None
+    if scene.goal:
+        camera = spec_for(scene.setting.checkpoint, suite.spec.embodiment).cameras[0].name
+        goal = pictured(scene.goal, suite, camera, scene.told, scene.seed, scene.condition)
+    return Task(told, video, goal)
 
 
 @cache
@@ -114,45 +250,33 @@ def shared_policy(checkpoint: str, *, embodiment: str = "", quick: bool = False)
     return policy
 
 
+@cache
+def spec_for(checkpoint: str, embodiment: str) -> PolicySpec:
+    """What a checkpoint promises for an embodiment, without loading it."""
+    folder = checked_folder(checkpoint)
+    return read_specs(folder).get(embodiment) or read_spec(folder)
+
+
 def play(scene: Scene) -> Played:
-    """Play one episode from its reset to its success or its last step."""
+    """Play one episode with the suite and the policy of this process."""
     suite = shared_suite(suite_of(scene.task), scene.setting.suite_options)
-    put = _put(scene, suite)
-    suite.reset(scene.task, scene.seed)
-    actor = _actor(scene, suite, put)
-    actions, frames = [], []
-    while not suite.success and suite.steps < suite.max_steps:
-        action = governed(actor.act(suite.observe), suite.spec.action)
-        if scene.film:
-            frames.append(suite.film(FILM_SIZE))
-        suite.step(action)
-        actions.append(action)
-    if scene.film:
-        Path(scene.film).parent.mkdir(parents=True, exist_ok=True)
-        film = beside(put, np.stack([*frames, suite.film(FILM_SIZE)]), suite.spec.control_hz)
-        write_film(scene.film, film, suite.spec.control_hz)
-    result = EpisodeResult(
-        task=scene.task,
-        instruction=put.instruction,
-        condition=scene.condition,
-        seed=scene.seed,
-        initial_state=scene.initial_state,
-        success=suite.success,
-        steps=suite.steps,
-        latency_ms=tuple(actor.latencies_ms),
-    )
-    return Played(result, np.stack(actions))
+    game, latencies = Game(scene, suite), []
+    about = {"embodiment": suite.spec.embodiment, "quick": scene.setting.quick}
+    turn = game.advance()
+    while isinstance(turn, Asked):
+        policy = shared_policy(scene.setting.checkpoint, **about)
+        if turn.put is not None:
+            policy.reset(turn.put, seed=scene.seed)
+        began = perf_counter()
+        chunk = policy.infer(turn.observation, turn.underway)
+        latencies.append(1e3 * (perf_counter() - began))
+        turn = game.advance(chunk.actions)
+    return timed(turn, latencies)
 
 
-def _put(scene: Scene, suite: Suite) -> Task:
-    """What the policy is told, shown and pictured; leaves ``suite`` in another state."""
-    suite.reset(scene.told, scene.seed)
-    told, goal = suite.instruction, None
-    video = shown(scene.prompt, scene.condition, scene.seed) if scene.prompt else None
-    if scene.goal:
-        camera = _policy_of(scene, suite).spec.cameras[0].name
-        goal = pictured(scene.goal, suite, camera, scene.told, scene.seed, scene.condition)
-    return Task(told, video, goal)
+def timed(played: Played, latencies_ms: Sequence[float]) -> Played:
+    """With how long each answer took [ms]."""
+    return replace(played, result=replace(played.result, latency_ms=tuple(latencies_ms)))
 
 
 def beside(put: Task, film: np.ndarray, hz: float) -> np.ndarray:
@@ -168,25 +292,9 @@ def beside(put: Task, film: np.ndarray, hz: float) -> np.ndarray:
     return np.concatenate([shown, film], axis=2)
 
 
-def _policy_of(scene: Scene, suite: Suite) -> Policy:
-    policy = shared_policy(scene.setting.checkpoint, embodiment=suite.spec.embodiment, quick=scene.setting.quick)
-    check_fits(policy, suite)
-    return policy
-
-
-def _actor(scene: Scene, suite: Suite, put: Task) -> Actor:
-    if scene.condition == "expert":
-        return ExpertActor(suite)
-    if scene.condition == "random":
-        return RandomActor(suite, scene.seed)
-    executor = ChunkExecutor(_policy_of(scene, suite), scene.setting.execution)
-    executor.reset(put, seed=scene.seed)
-    return executor
-
-
-def check_fits(policy: Policy, suite: Suite) -> None:
+def check_fits(wants: PolicySpec, suite: Suite) -> None:
     """Refuse a policy whose actions, cameras, proprio or rate are not the suite's."""
-    wants, has = policy.spec, suite.spec
+    has = suite.spec
     pairs = [
         ("action", (wants.action.kind, wants.action.names), (has.action.kind, has.action.names)),
         ("proprio", wants.proprio_names, has.proprio_names),
@@ -204,9 +312,28 @@ def check_fits(policy: Policy, suite: Suite) -> None:
         )
 
 
-def play_all(scenes: Sequence[Scene], *, workers: int) -> Iterator[Played]:
-    """Play scenes on ``workers`` processes (0: in this one), in order."""
+def play_all(scenes: Sequence[Scene], *, workers: int, batch: int = 1, cluster: str = "") -> Iterator[Played]:
+    """Play scenes on ``workers`` processes (0: in this one), in order.
+
+    ``batch``: how many episodes one policy answers at once (`sim.together`); with 1 each worker has its own.
+    """
+    asking = [scene for scene in scenes if scene.asks]
+    if batch == 1 or not asking:
+        yield from _apart(scenes, workers, cluster)
+        return
+    if cluster:
+        raise UnderstudyError(f"batch={batch} is for this machine's workers; with cluster={cluster} give batch=1")
+    from sim.together import play_together
+
+    answered = play_together(asking, workers=workers, batch=batch)
+    others = _apart([scene for scene in scenes if not scene.asks], workers, cluster)
+    for scene in scenes:
+        yield next(answered if scene.asks else others)
+
+
+def _apart(scenes: Sequence[Scene], workers: int, cluster: str) -> Iterator[Played]:
     modules = {suite_module(suite_of(scene.task)) for scene in scenes}
     if any(scene.setting.checkpoint for scene in scenes):
         modules.add("policies.cogact")
-    return run_jobs(play, scenes, workers=workers, preload=("sim.rollout", *sorted(modules)))
+    preload = ("sim.rollout", *sorted(modules))
+    return run_jobs(play, scenes, workers=workers, preload=preload)

@@ -24,12 +24,31 @@ import numpy as np
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec, CameraSpec, Observation
 
-SUITES = {"tabletop": "sim.tasks.tabletop:TabletopSuite", "metaworld": "sim.tasks.metaworld:MetaWorldSuite"}
+SUITES = {
+    "tabletop": "sim.tasks.tabletop:TabletopSuite",
+    "metaworld": "sim.tasks.metaworld:MetaWorldSuite",
+    "fetch": "sim.tasks.robotics_fetch:FetchSuite",
+    "kitchen": "sim.tasks.robotics_kitchen:KitchenSuite",
+    "adroit": "sim.tasks.robotics_adroit:AdroitSuite",
+    "aloha": "sim.tasks.aloha:AlohaSuite",
+}
 """Suite name → ``module:class``; the module is imported when the suite is made, not before."""
 
 TRAIN_SEEDS = range(0, 1_000_000)
 TEST_SEEDS = range(1_000_000_000, 1_001_000_000)
 """Scenes to learn from and scenes to be judged on: disjoint by construction."""
+
+
+class EpisodeFault(UnderstudyError):
+    """Why an episode cannot be judged. It is counted by its name, and the others go on."""
+
+
+class Diverged(EpisodeFault):
+    """The simulation has left the physical world."""
+
+
+class EnvironmentCrashed(EpisodeFault):
+    """The process that simulates has died, or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +107,17 @@ class Suite(Protocol):
         ...
 
     def step(self, action: np.ndarray) -> None:
-        """Carry out one action [A] (physical units of ``spec.action``; clipped to its bounds)."""
+        """Carry out one action [A] (physical units of ``spec.action``; clipped to its bounds).
+
+        Raises `EpisodeFault` when what comes of it cannot be judged: a simulation that diverged, a process that died.
+        """
+        ...
+
+    def disturb(self, axis: str, level: int, seed: int) -> Callable[[], None]:
+        """After `reset`: make this episode's world look otherwise; what is returned undoes it. See `sim.disturbance`.
+
+        Raises `UnderstudyError` for an axis that the suite has not.
+        """
         ...
 
     def expert(self) -> Callable[[], np.ndarray]:

@@ -10,6 +10,10 @@ from types import ModuleType
 import jaxtyping
 import pytest
 
+# One thread for torch and BLAS, as in the workers of the program: sums are rounded otherwise with more.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 # The contract's shapes are checked in tests and cost nothing in production. The hook must stand before vla.types is
 # imported; with the numeric tower an int is a float, as mypy has it.
 jaxtyping.install_import_hook("vla.types", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")

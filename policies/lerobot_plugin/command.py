@@ -76,7 +76,7 @@ def adopt(folder: Path, data: Path | None, **about: object) -> None:
     from lerobot.configs import PreTrainedConfig
 
     from policies.lerobot_plugin.peer import FAMILY, spec_of
-    from policies.train import data_provenance
+    from policies.provenance import data_provenance
 
     if data is None:
         raise UnderstudyError(

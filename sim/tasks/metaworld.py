@@ -28,7 +28,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
+from sim.disturbance import Disturbance, Place, add_distractors, disturb
+from sim.physics import check_physics
 from sim.suite import SuiteSpec
+from sim.tasks.metaworld_sets import TASK_SETS
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec, CameraSpec, Gripper, Observation
 
@@ -61,6 +64,7 @@ HALFWAY = {
 }
 """Tasks of which the opposite is another task at the same thing → the one of the two that says where it stands."""
 
+TABLE = Place((-0.35, 0.4), (0.35, 0.9), height=0.0)
 ProfileName = Literal["fast", "lerobot"]
 RendererName = Literal["auto", "gl", "ray"]
 
@@ -84,6 +88,7 @@ class _WithCloseUps:
             quaternion = np.empty(4)
             mujoco.mju_mat2Quat(quaternion, rotation.reshape(-1))
             spec.worldbody.add_camera(name=name, pos=position, quat=quaternion, fovy=fovy)
+        add_distractors(spec)
         model = spec.compile()
         return model, mujoco.MjData(model)
 
@@ -204,6 +209,11 @@ class MetaWorldSuite:
         """All 50 tasks."""
         return tuple(f"metaworld/{task}" for task in INSTRUCTIONS)
 
+    @classmethod
+    def task_sets(cls) -> dict[str, tuple[str, ...]]:
+        """MT10, MT50, both halves of ML10, and the four difficulties."""
+        return TASK_SETS
+
     @property
     def instruction(self) -> str:
         """The words for the current task."""
@@ -251,6 +261,7 @@ class MetaWorldSuite:
         self._current_task()
         self._state, _, _, _, info = self._env.step(np.clip(action, -1, 1))
         self._steps += 1
+        check_physics(self._env.data, step=self._steps)
         self._success = self._success or bool(info["success"])
 
     def expert(self) -> Callable[[], np.ndarray]:
@@ -279,6 +290,11 @@ class MetaWorldSuite:
             self._task, self._state, self._steps, self._success = rest
 
         return back
+
+    def disturb(self, axis: str, level: int, seed: int) -> Callable[[], None]:
+        """See `sim.suite.Suite`."""
+        self._current_task()
+        return disturb(self._env.model, self._env.data, Disturbance(axis, level), seed, place=TABLE)
 
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] for people to watch."""

@@ -17,6 +17,8 @@ import mujoco
 import numpy as np
 
 from sim.cameras import make_camera
+from sim.disturbance import Disturbance, Place, add_distractors, disturb
+from sim.physics import check_physics
 from sim.suite import SuiteSpec
 from sim.tasks.tabletop_scene import DISTRACTORS, RANDOMIZABLE, draw_scene, hide_distractors, randomize_visuals
 from vla.errors import unknown
@@ -31,6 +33,7 @@ WORKSPACE_HIGH = np.array([0.74, 0.36, 0.4])
 SUBSTEPS = 10
 MAX_LEAD = 0.04  # [m] how far the commanded point may run ahead of the real one, so that contact does not wind it up
 FINGER_TRAVEL = 0.045  # [m] of each finger
+TABLE = Place((0.3, -0.38), (0.75, 0.38), height=0.0)
 
 Verb = Literal["touch", "lift", "push", "stack", "put", "open", "close", "press"]
 
@@ -89,7 +92,9 @@ class TabletopSuite:
         for name in randomize:
             if name not in RANDOMIZABLE:
                 raise unknown("kind of randomisation", name, RANDOMIZABLE)
-        self.model = mujoco.MjModel.from_xml_path(str(SCENE_FILE))
+        spec = mujoco.MjSpec.from_file(str(SCENE_FILE))
+        add_distractors(spec)
+        self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
         known = [self.model.camera(index).name for index in range(self.model.ncam)]
         for name in cameras:
@@ -185,6 +190,7 @@ class TabletopSuite:
         self._command = np.clip(self.grip_position + lead, WORKSPACE_LOW, WORKSPACE_HIGH)
         self._advance(opening=float(bounded[3]))
         self._steps += 1
+        check_physics(self.data, step=self._steps)
         self.judge()
 
     def judge(self) -> bool:
@@ -208,6 +214,10 @@ class TabletopSuite:
             self._command = command.copy()
 
         return back
+
+    def disturb(self, axis: str, level: int, seed: int) -> Callable[[], None]:
+        """See `sim.suite.Suite`."""
+        return disturb(self.model, self.data, Disturbance(axis, level), seed, place=TABLE)
 
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] from the audience's camera."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from benchmarks.study import RESULTS, markdown
 
-from policies.train import code_version
+from policies.provenance import code_version
 from robot_bridge.retarget.cameras import Camera
 from robot_bridge.retarget.grasps import events
 from robot_bridge.retarget.hands import HandTrack

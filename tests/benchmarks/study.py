@@ -11,7 +11,7 @@ from typing import Any
 
 from policies import train as training
 from policies.checkpoint import CONFIG, WEIGHTS
-from policies.train import code_version
+from policies.provenance import code_version
 from sim.intervals import newcombe, wilson
 from sim.pool import default_workers, with_progress
 from sim.results import Condition

@@ -1,5 +1,6 @@
 """From chunks to actions: which rows are due, how they are weighed, when the policy is asked."""
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -216,10 +217,30 @@ def _told(config):
     return policy.underway
 
 
-def test_late_chunks_that_do_not_last_are_refused():
+def test_the_arm_stands_still_where_chunks_have_run_out():
+    executor = ChunkExecutor(Counting(), ExecutionConfig("newest", exec_horizon=6, delay=3))
+    acted = run(executor, 15)[0]
+    assert acted[:6] == [0, 1, 2, 3, 4, 5]
+    assert acted[6:9] == [0, 0, 0]  # of displacements: none
+    assert acted[9:12] == [103, 104, 105]
+
+
+def test_a_place_is_kept_and_so_is_the_gripper():
+    spec = Counting().spec
+    gripper = Gripper(index=0, open=1.0, closed=0.0)
+    for action in (replace(spec.action, kind="joint_position"), replace(spec.action, gripper=gripper)):
+        counting = Counting()
+        counting.spec = replace(spec, action=action)
+        acted = run(ChunkExecutor(counting, ExecutionConfig("newest", exec_horizon=6, delay=3)), 9)[0]
+        assert acted[6:] == [5, 5, 5]
+
+
+def test_what_cannot_be_late_is_refused():
     with pytest.raises(UnderstudyError, match="does not last"):
-        ChunkExecutor(Counting(), ExecutionConfig("newest", exec_horizon=4, delay=3))
-    with pytest.raises(UnderstudyError, match="does not last"):
+        ChunkExecutor(Counting(), ExecutionConfig("newest", exec_horizon=4, delay=3, realtime="guided"))
+    with pytest.raises(UnderstudyError, match="delay must be 0 or more"):
         ChunkExecutor(Counting(), ExecutionConfig("newest", delay=-1))
+    with pytest.raises(UnderstudyError, match="one action at a time"):
+        ChunkExecutor(Counting(pred_horizon=1), ExecutionConfig("newest", exec_horizon=1, delay=1))
     with pytest.raises(UnderstudyError, match="ensemble=newest"):
         ChunkExecutor(Counting(), ExecutionConfig("adaptive", realtime="guided"))

@@ -10,7 +10,8 @@ from tokenizers.models import WordLevel
 from policies.cogact_model import CogACTModel
 from policies.heads.dit import SIZES, DiTSize
 from policies.policy import load_policy, policy_class
-from policies.train import TrainConfig, code_version, run
+from policies.provenance import code_version
+from policies.train import TrainConfig, run
 from vla.backbones.small import SmallVLM
 from vla.config import build, load
 from vla.errors import UnderstudyError

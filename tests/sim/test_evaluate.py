@@ -1,19 +1,25 @@
 """``vla eval``: which scenes, told what, refused when, and the report's shape."""
 
 import json
+from dataclasses import replace
 from itertools import combinations
+from math import ceil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from policies.policy import policy_class
-from policies.train import TrainConfig, training_windows, write_provenance
+from policies.provenance import write_provenance
+from policies.train import TrainConfig, training_windows
 from sim import collect, evaluate
-from sim.evaluate import EvalConfig, check_fingerprint, instructions, plan, trained_tasks, wrong_instructions
+from sim.evaluate import EvalConfig, charge, check_fingerprint, instructions, plan, trained_tasks, wrong_instructions
+from sim.results import read_report
 from sim.rollout import Setting
 from sim.suite import TEST_SEEDS, TRAIN_SEEDS
 from sim.tasks.tabletop import TASKS as TABLETOP
+from sim.tasks.tabletop import TabletopSuite
 from vla.config import build, load
 from vla.data.lerobot import open_dataset
 from vla.errors import UnderstudyError
@@ -136,6 +142,8 @@ def test_the_report_says_where_it_comes_from(report, checkpoint):
     assert told["policy"]["data"]["hash"]
     assert told["execution"]["ensemble"]
     assert told["code"]
+    assert told["command"].startswith(f"vla eval policy={checkpoint} ")
+    assert told["parameters"] == sum(weight.numel() for weight in load_file(checkpoint / "model.safetensors").values())
 
 
 @pytest.mark.slow
@@ -149,3 +157,67 @@ def test_a_success_and_a_failure_are_filmed(checkpoint, tmp_path):
     assert len(done.action_plots) == len(filmed)
     for plot in done.action_plots.values():
         assert np.asarray(plot["executed"]).shape[1] == len(plot["names"])
+
+
+@pytest.fixture(scope="module")
+def disturbed(checkpoint, tmp_path_factory):
+    """A report with a grid, and of a policy that takes its time."""
+    out = tmp_path_factory.mktemp("disturbed")
+    arguments = [f"policy={checkpoint}", f"out={out}", "episodes=2", "control_episodes=0", "workers=0", "films=false"]
+    suite = ["suite.image_size=32", "suite.cameras=[front]", "axes=[camera,instruction-swapped]", "latency=120"]
+    assert evaluate.main([*arguments, *suite]) == 0
+    return out
+
+
+def test_a_grid_is_reported_beside_the_undisturbed(disturbed):
+    report = read_report(disturbed)
+    grid = report["robustness"]
+    assert {axis: list(levels) for axis, levels in grid.items()} == {
+        "camera": ["1", "2", "3"],
+        "instruction-swapped": ["1"],
+    }
+    for levels in grid.values():
+        for cell in levels.values():
+            assert cell["mean"]["episodes"] == cell["test"]["pairs"] == 4
+            assert cell["test"]["rate_b"] == cell["mean"]["success_rate"]
+    page = (disturbed / "report.html").read_text()
+    assert "Robustness" in page
+    assert "instruction-swapped" in page
+
+
+def test_a_late_answer_is_charged_in_steps_of_the_world(disturbed):
+    told = read_report(disturbed)["provenance"]
+    assert (told["charged_latency_ms"], told["charged_steps"]) == (120.0, 3)  # of 50 ms
+
+
+def test_latency_is_measured_or_milliseconds(checkpoint, tmp_path):
+    scene = plan(TASKS, replace(SETTING, checkpoint=str(checkpoint)), config(checkpoint, tmp_path))[0]
+    setting, told = charge("measured", scene)
+    assert 0 < told["charged_latency_ms"] < 60_000
+    assert setting.execution.delay == ceil(told["charged_latency_ms"] / 50)
+    assert charge("50", scene)[0].execution.delay == 1
+    with pytest.raises(UnderstudyError, match="latency is milliseconds, or 'measured'; got 'long'"):
+        charge("long", scene)
+
+
+def test_many_at_once_are_evaluated_like_one_at_a_time(checkpoint, tmp_path):
+    made = [evaluate.evaluate(config(checkpoint, tmp_path, batch=batch, workers=2)) for batch in (1, 2)]
+    alike = [[(one.task, one.condition, one.seed, one.success) for one in each.results] for each in made]
+    assert alike[0] == alike[1]
+
+
+def test_faults_are_an_exit_code(checkpoint, tmp_path, monkeypatch):
+    step = TabletopSuite.step
+
+    def explode(suite, action):
+        suite.data.qvel[0] = 1e20 if suite.steps == 2 else suite.data.qvel[0]
+        step(suite, action)
+
+    monkeypatch.setattr(TabletopSuite, "step", explode)
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+    arguments = [f"policy={checkpoint}", f"out={tmp_path}", "episodes=1", "control_episodes=0", "workers=0"]
+    suite = ["suite.image_size=32", "suite.cameras=[front]", "films=false"]
+    assert evaluate.main([*arguments, *suite]) == 1
+    report = read_report(tmp_path)
+    assert report["faults"] == {"Diverged": 6}
+    assert any("could not be judged" in remark for remark in report["remarks"])

@@ -1,6 +1,7 @@
 """Episodes: the same whoever plays them, in whatever order, and however many play at once."""
 
 import json
+import re
 from dataclasses import replace
 
 import cv2
@@ -13,6 +14,7 @@ from policies.policy import SPEC_FILE, load_policy, policy_class
 from policies.train import TrainConfig, training_windows
 from robot_bridge.safety import governed
 from sim import collect, rollout
+from sim.results import episodes_of, summarize
 from sim.rollout import Scene, Setting, check_fits, play, play_all
 from sim.suite import TEST_SEEDS, make_suite, shared_suite
 from vla.config import build, load
@@ -136,11 +138,43 @@ def test_nothing_but_governed_actions_reaches_the_arm(checkpoint, monkeypatch):
     assert all(one is two for one, two in zip(sent, passed, strict=True))
 
 
-def test_a_policy_that_says_nan_is_stopped(checkpoint, monkeypatch):
+def test_a_policy_that_says_nan_is_stopped_and_counted(checkpoint, monkeypatch):
     (scene,) = scenes(checkpoint, ["random"], seeds=1)[:1]
-    monkeypatch.setattr(rollout.RandomActor, "act", lambda self, observe: np.full(4, np.nan, np.float32))
-    with pytest.raises(UnderstudyError, match="not finite"):
-        play(scene)
+    said = iter([np.zeros(4), np.full(4, np.nan)])
+    monkeypatch.setattr(rollout, "at_random", lambda spec, seed: lambda: next(said))
+    played = play(scene)
+    assert played.result.fault.startswith("NotFinite: the action of step 1 is [nan")
+    assert (played.result.success, played.result.steps, len(played.actions)) == (False, 1, 1)
+
+
+def test_a_world_that_diverges_is_named_and_the_next_episode_is_sound(checkpoint, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+    (scene,) = scenes(checkpoint, ["random"], seeds=1)[:1]
+    sound, suite = play(scene), shared_suite("tabletop", OPTIONS)
+    step = suite.step
+
+    def explode(action):
+        if suite.steps == 3:
+            suite.data.qvel[0] = 1e20
+        step(action)
+
+    monkeypatch.setattr(suite, "step", explode)
+    played = play(scene)
+    assert re.match(r"Diverged: BADQ(VEL|ACC|POS) at step \d+, degree of freedom \d+", played.result.fault)
+    assert not played.result.success
+    assert played.result.steps == 3
+    monkeypatch.undo()
+    assert_same([play(scene)], [sound])
+
+
+def test_faults_are_counted_in_the_report(checkpoint):
+    (scene,) = scenes(checkpoint, ["random"], seeds=1)[:1]
+    result = replace(play(scene).result, condition="policy")
+    bad = replace(result, seed=result.seed + 1, success=False, fault="Diverged: BADQACC at step 3")
+    report = summarize([result, bad])
+    assert report["faults"] == {"Diverged": 1}
+    assert any("1 episodes could not be judged" in remark for remark in report["remarks"])
+    assert episodes_of(report) == [result, bad]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +190,10 @@ def test_a_policy_that_says_nan_is_stopped(checkpoint, monkeypatch):
 def test_a_policy_must_fit_the_suite(checkpoint, suite, message):
     policy = load_policy(checkpoint)
     if message is None:
-        check_fits(policy, make_suite("tabletop", **suite))
+        check_fits(policy.spec, make_suite("tabletop", **suite))
     else:
         with pytest.raises(UnderstudyError, match=message):
-            check_fits(policy, make_suite("tabletop", **suite))
+            check_fits(policy.spec, make_suite("tabletop", **suite))
 
 
 @pytest.mark.parametrize("key", ["control_hz", "proprio_names"])
@@ -169,7 +203,7 @@ def test_another_rate_or_proprio_is_refused(checkpoint, tmp_path, key):
     changed = {"control_hz": 10.0, "proprio_names": tuple(f"q{n}" for n in range(len(spec["proprio_names"])))}[key]
     policy.spec = replace(policy.spec, **{key: changed})
     with pytest.raises(UnderstudyError, match=r"the policy's (control rate|proprio)"):
-        check_fits(policy, make_suite("tabletop", **SUITE))
+        check_fits(policy.spec, make_suite("tabletop", **SUITE))
 
 
 @pytest.mark.slow
