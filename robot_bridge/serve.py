@@ -9,13 +9,15 @@ import threading
 from pathlib import Path
 from time import sleep
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 
+from policies.execution import Ensemble, ExecutionConfig
 from policies.policy import load_policy
 from robot_bridge.brain import Brain, OneByOne
 from robot_bridge.metrics import serve_metrics
 from robot_bridge.server import PolicyServer
 from robot_bridge.transport import Keys, make_keys
+from vla.errors import UnderstudyError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ SERVE = """\
 example:
   vla serve outputs/train
   vla serve outputs/train --address tcp://0.0.0.0:5555 --key keys/server.key_secret --allow keys/robots
+  vla serve outputs/train --protocol vla-eval --map front=agentview wrist=wrist state=states
 """
 KEYS = """\
 Makes two pairs of keys: one for a server, one for a robot. Copy FOLDER/server.key and the robot's .key_secret to the
@@ -46,8 +49,7 @@ def main(argv: list[str]) -> int:
     if given.quick:
         policy.hasten()
     brain: Brain = policy if hasattr(policy, "infer_together") else OneByOne(policy)
-    keys = None if given.key is None else Keys(given.key)
-    server = PolicyServer(brain, given.address, keys=keys, allowed=given.allow, most_together=given.most_together)
+    server = _server(given, brain) if given.protocol == "understudy" else _foreign(given, brain)
 
     def stop(number: int, frame: FrameType | None) -> None:
         del number, frame
@@ -60,6 +62,32 @@ def main(argv: list[str]) -> int:
     answered = server.counts["answered"]
     logger.info("%d answers, %d refused messages", answered, server.counts["refused"])
     return 0
+
+
+def _server(given: argparse.Namespace, brain: Brain) -> PolicyServer:
+    if given.map or given.token or given.ensemble or given.exec_horizon:
+        raise UnderstudyError("--map, --token, --ensemble and --exec-horizon go with --protocol vla-eval or gr00t")
+    keys = None if given.key is None else Keys(given.key)
+    address = given.address or "tcp://127.0.0.1:5555"
+    return PolicyServer(brain, address, keys=keys, allowed=given.allow, most_together=given.most_together)
+
+
+def _foreign(given: argparse.Namespace, brain: Brain) -> Any:
+    """A server that speaks another project's protocol; its libraries are loaded only now."""
+    from robot_bridge.foreign import gr00t, vla_eval
+    from robot_bridge.foreign.episode import check_embodiment, read_token
+    from robot_bridge.foreign.table import Table, read_map
+
+    if given.key or given.allow:
+        raise UnderstudyError(f"the protocol {given.protocol} knows no keys: give --token FILE")
+    check_embodiment(given.checkpoint, given.embodiment)
+    table, token = Table.server(brain.spec, read_map(given.map), given.protocol), read_token(given.token)
+    if given.protocol == "vla-eval":
+        execution = ExecutionConfig(given.ensemble or ExecutionConfig.ensemble, exec_horizon=given.exec_horizon)
+        return vla_eval.HarnessServer(brain, table, given.address or vla_eval.ADDRESS, execution=execution, token=token)
+    if given.ensemble or given.exec_horizon:
+        raise UnderstudyError("a client of GR00T's is given whole chunks, and carries them out as it is told there")
+    return gr00t.Gr00tServer(brain, table, given.address or gr00t.ADDRESS, token=token)
 
 
 def _end_with(parent: int) -> None:
@@ -79,13 +107,24 @@ def _serve_arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("checkpoint", type=Path, help="folder of a checkpoint")
-    parser.add_argument("--address", default="tcp://127.0.0.1:5555", help="%(default)s; others want keys")
+    parser.add_argument("--address", help="the protocol's own port of this machine; others want keys, or a token")
     parser.add_argument("--key", type=Path, help="the server's .key_secret")
     parser.add_argument("--allow", type=Path, help="folder with the .key of each robot that is let in")
     parser.add_argument("--embodiment", default="", help="of a policy for several arms: which")
     parser.add_argument("--quick", action="store_true", help="compile first: a minute, then quicker answers")
     parser.add_argument("--most-together", type=int, default=8, help="robots answered in one batch (%(default)s)")
     parser.add_argument("--metrics", type=int, default=0, help="local port for Prometheus; 0: none")
+    parser.add_argument(
+        "--protocol",
+        default="understudy",
+        choices=("understudy", "vla-eval", "gr00t"),
+        help="of the clients: our robots, allenai's evaluation harness, or GR00T's clients (%(default)s)",
+    )
+    foreign = parser.add_argument_group("clients of others (robot_bridge/foreign/README.md)")
+    foreign.add_argument("--map", nargs="+", default=[], metavar="NAME=THEIRS", help="what is called how, or a .yaml")
+    foreign.add_argument("--token", type=Path, metavar="FILE", help="a secret, for addresses that others can reach")
+    foreign.add_argument("--ensemble", choices=get_args(Ensemble), help="vla-eval: of chunks that overlap (adaptive)")
+    foreign.add_argument("--exec-horizon", type=int, help="vla-eval: steps between two chunks; the policy's own")
     # the process that started this one, and without which it is of no use
     parser.add_argument("--with-parent", type=int, default=0, metavar="PID", help=argparse.SUPPRESS)
     return parser

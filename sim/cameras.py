@@ -16,6 +16,8 @@ with the pixels; OpenGL wins above about 128 pixels, and on scenes made of meshe
 
 import atexit
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -51,6 +53,40 @@ class Picture:
     color: np.ndarray
     depth: np.ndarray
     segmentation: np.ndarray
+
+
+@dataclass(frozen=True)
+class Balls:
+    """Spheres that cameras see and nothing else does: ``position`` [S, 3] and ``radius`` [S] in metres, ``rgb`` [S, 3].
+
+    They are of the picture, not of the model, whose numbers (and with them whatever is drawn at random by their count)
+    stay as they are.
+    """
+
+    position: np.ndarray
+    radius: np.ndarray
+    rgb: np.ndarray
+
+    def add_to(self, scene: mujoco.MjvScene) -> None:
+        """Put them into what OpenGL is about to draw."""
+        for position, radius, rgb in zip(self.position, self.radius, self.rgb, strict=True):
+            scene.ngeom += 1
+            kind, facing = mujoco.mjtGeom.mjGEOM_SPHERE, np.eye(3).reshape(-1)
+            size, color = np.full(3, radius), np.append(rgb, 1.0).astype(np.float32)
+            mujoco.mjv_initGeom(scene.geoms[scene.ngeom - 1], kind, size, position, facing, color)
+
+
+_BALLS: "weakref.WeakKeyDictionary[mujoco.MjModel, Balls]" = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def balls_in(model: mujoco.MjModel, balls: Balls) -> Iterator[None]:
+    """For a while every camera on ``model`` sees them as well."""
+    _BALLS[model] = balls
+    try:
+        yield
+    finally:
+        del _BALLS[model]
 
 
 class Camera(Protocol):
@@ -174,9 +210,11 @@ class RayCamera:
             normal = np.ascontiguousarray(self._normal.T, dtype=np.float32)
         for plane in self._checkers:
             shading.paint_checker(base, plane, self._geom, points, data, origin)
+        seen = shading.Seen(rays, points, normal, base, self._distance, self._geom)
         if self._sites:
-            seen = shading.Seen(rays, points, normal, base, self._distance, self._geom)
             shading.draw_sites(self._model, data, seen, origin)
+        if balls := _BALLS.get(self._model):
+            shading.draw_balls(balls.position, balls.radius, balls.rgb, seen, origin)
         base *= shading.light(self._model, data, rays, points, normal, origin)
         base *= 255
         image = np.ascontiguousarray(np.minimum(base, 255, out=base).astype(np.uint8).T)
@@ -207,7 +245,7 @@ class GLCamera:
                 f"no OpenGL library works on this machine; use renderer='ray', or install one: {apt_line()}"
             )
         self.height, self.width = height, width
-        self._id = camera_id(model, camera)
+        self._model, self._id = model, camera_id(model, camera)
         key = (id(model), height, width, nice)
         self._screen: _Screen | None = _SCREENS.get(key) or _Screen(model, height, width, nice=nice)
         _SCREENS[key] = self._screen
@@ -237,8 +275,11 @@ class GLCamera:
     def _renderer(self, data: mujoco.MjData) -> mujoco.Renderer:
         if self._screen is None:
             raise UnderstudyError("this camera has been closed; make a new one")
-        self._screen.renderer.update_scene(data, self._id, self._option)
-        return self._screen.renderer
+        renderer = self._screen.renderer
+        renderer.update_scene(data, self._id, self._option)
+        if balls := _BALLS.get(self._model):
+            balls.add_to(renderer.scene)
+        return renderer
 
 
 class _Screen:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sim.pool import default_workers, run_jobs, with_progress
-from sim.suite import TRAIN_SEEDS, make_suite, shared_suite, suite_class, suite_module, suite_of
+from sim.suite import TRAIN_SEEDS, EpisodeFault, make_suite, shared_suite, suite_class, suite_module, suite_of
 from vla.config import help_text, load, wants_help
 from vla.data.lerobot import DatasetSpec, EpisodeWriter, open_dataset
 from vla.errors import UnderstudyError, unknown
@@ -53,6 +53,9 @@ class CollectConfig:
     seed: int = 0
     """first training scene; scenes are numbered on from here"""
     workers: int = field(default_factory=default_workers)
+    cluster: str = ""
+    """whose processes record: "" this machine's; ray: those of a Ray of this command's own; or the address of a Ray
+    cluster (auto, HOST:PORT, ray://HOST:PORT), which has as many workers as CPUs"""
     by: Literal["robot", "grabber"] = "robot"
     """who demonstrates: the arm's scripted expert, or a person with the arm's gripper and wrist camera in the hand
     (table-top tasks, suite.cameras=[wrist])"""
@@ -98,7 +101,7 @@ def run(config: CollectConfig) -> Path:
         while attempts := _next_attempts(config, kept, failed, options):
             done = sum(len(seeds) for seeds in kept.values())
             preload = ("sim.collect", suite_module(suite_of(tasks[0])))
-            results = run_jobs(record, attempts, workers=config.workers, preload=preload)
+            results = run_jobs(record, attempts, workers=config.workers, preload=preload, cluster=config.cluster)
             total = max(done, config.episodes * len(tasks))
             for attempt, episode in zip(attempts, with_progress(results, what="collect", total=total, done=done)):
                 if episode is None:
@@ -116,6 +119,14 @@ def record(attempt: Attempt) -> Episode | None:
         from sim.grabber import demonstrate
 
         return demonstrate(attempt)
+    try:
+        return _recorded_by_expert(attempt)
+    except EpisodeFault as error:
+        logger.warning("%s, seed %d: %s", attempt.task, attempt.seed, error)
+        return None
+
+
+def _recorded_by_expert(attempt: Attempt) -> Episode | None:
     suite = shared_suite(suite_of(attempt.task), attempt.options)
     suite.reset(attempt.task, attempt.seed)
     expert, rng = suite.expert(), np.random.default_rng([0xDA27, attempt.seed])
@@ -148,18 +159,8 @@ def record(attempt: Attempt) -> Episode | None:
 
 
 def expand(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Task names from names and patterns such as ``tabletop/lift-*``; all must be of one suite."""
-    names: list[str] = []
-    for pattern in patterns:
-        if "*" in pattern:
-            known = suite_class(pattern.partition("/")[0]).task_names()
-            found = [name for name in known if fnmatchcase(name, pattern)]
-            if not found:
-                raise unknown("task", pattern, known)
-            names += found
-        else:
-            suite_of(pattern)
-            names.append(pattern)
+    """Task names from names, sets such as ``metaworld/mt10`` and patterns such as ``tabletop/lift-*``; one suite's."""
+    names = [name for pattern in patterns for name in _expanded(pattern)]
     if not names:
         raise UnderstudyError("no task given; for example tasks=[tabletop/lift-red-cube]")
     suites = {suite_of(name) for name in names}
@@ -168,12 +169,24 @@ def expand(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
+def _expanded(pattern: str) -> tuple[str, ...]:
+    suite, slash, _ = pattern.partition("/")
+    if not slash:
+        suite_of(pattern)  # an error that says how a task is written
+    made = suite_class(suite)
+    known, sets = made.task_names(), getattr(made, "task_sets", dict)()  # not every suite names sets
+    found = tuple(name for name in known if fnmatchcase(name, pattern)) if "*" in pattern else sets.get(pattern)
+    if not found and pattern not in known:
+        raise unknown("task", pattern, (*known, *sets))
+    return found or (pattern,)
+
+
 def _refuse_bad_numbers(config: CollectConfig) -> None:
     if config.episodes < 1:
         raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
     if config.noise < 0:
         raise UnderstudyError(f"noise must not be negative, got {config.noise}")
-    if config.by == "grabber" and any(suite_of(task) != "tabletop" for task in config.tasks if "*" not in task):
+    if config.by == "grabber" and suite_of(expand(config.tasks)[0]) != "tabletop":
         raise UnderstudyError("by=grabber demonstrates tabletop tasks only")
     if config.labels != "exact" and config.by == "robot":
         raise UnderstudyError(f"labels={config.labels} is for by=grabber: a robot knows how it moved")

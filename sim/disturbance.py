@@ -5,7 +5,7 @@ An axis has levels; 0 is the world as it is. The same scene (task and seed) is d
     camera                 every camera moves by 2 cm and turns by 2° a level, each in a direction of its own
     light                  the lamps shine from elsewhere and by a factor of up to 1.5 a level brighter or darker
     colours                every colour moves a tenth of the way a level to one that is drawn for it
-    distractors            two more things stand about for each level; they are seen and not felt
+    distractors            two more balls lie about for each level; they are seen and not felt
     camera-dropped         the policy's camera of that number gives black pictures
     late                   it sees what was 50 ms ago for each level
     instruction-blank      it is told nothing
@@ -13,7 +13,7 @@ An axis has levels; 0 is the world as it is. The same scene (task and seed) is d
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -28,13 +28,14 @@ from vla.types import Observation
 if TYPE_CHECKING:
     import mujoco
 
+    from sim.cameras import Balls
+
 WORLD = ("camera", "light", "colours", "distractors")
 AXES = {**dict.fromkeys(WORLD, 3), "camera-dropped": 1, "late": 3, "instruction-blank": 1, "instruction-swapped": 1}
 """Axis → its highest level; of ``camera-dropped`` as many as the policy has cameras."""
 LATE_S = 0.05
-DISTRACTORS = tuple(f"distractor {number}" for number in range(6))
 _SHIFT, _TURN = 0.02, np.deg2rad(2.0)
-_SIZE = 0.025  # [m] half of a distractor
+_RADII = (0.02, 0.035)  # [m] of distractors
 _BRIGHTER, _BLEND = 1.5, 0.1
 
 
@@ -57,11 +58,11 @@ class Disturbance:
     @contextmanager
     def of_world(self, suite: Suite, seed: int) -> Iterator[None]:
         """The world of the episode that has just begun, changed for a while."""
-        undo = suite.disturb(self.axis, self.level, seed) if self.axis in WORLD else lambda: None
-        try:
+        if self.axis not in WORLD:
             yield
-        finally:
-            undo()
+            return
+        with suite.disturbed(self.axis, self.level, seed):
+            yield
 
     def words(self, instruction: str) -> str:
         """What the policy is told."""
@@ -105,49 +106,40 @@ class Place:
     height: float
 
 
-def disturb(
-    model: "mujoco.MjModel", data: "mujoco.MjData", by: Disturbance, seed: int, *, place: Place | None = None
-) -> Callable[[], None]:
-    """Change how ``model`` looks; what is returned undoes it. ``place``: where those of `add_distractors` may stand."""
+@contextmanager
+def disturb(model: "mujoco.MjModel", data: "mujoco.MjData", by: Disturbance, seed: int, place: Place) -> Iterator[None]:
+    """For a while ``model`` looks otherwise; ``place``: where distractors may stand."""
     import mujoco
+
+    from sim.cameras import balls_in
 
     if by.axis not in WORLD:
         raise unknown("axis of the world", by.axis, WORLD)
-    axis, level = by.axis, by.level
-    rng = np.random.default_rng([0xD157, list(WORLD).index(axis), seed])
+    rng = np.random.default_rng([0xD157, WORLD.index(by.axis), seed])
+    if by.axis == "distractors":
+        with balls_in(model, _balls(2 * by.level, rng, place)):
+            yield
+        return
     changed = {
         "camera": (model.cam_pos, model.cam_quat),
         "light": (model.light_diffuse, model.light_dir, model.vis.headlight.diffuse, model.vis.headlight.ambient),
         "colours": (model.geom_rgba, model.mat_rgba),
-        "distractors": (model.geom_rgba, model.geom_pos),
-    }[axis]
+    }[by.axis]
     before = [array.copy() for array in changed]
-    if axis == "camera":
-        _move_cameras(model, level, rng)
-    elif axis == "light":
-        _change_lights(model, level, rng)
-    elif axis == "colours":
-        for rgba in changed:
-            rgba[:, :3] += _BLEND * level * (rng.uniform(size=(len(rgba), 3)) - rgba[:, :3])
-    elif place is None:
-        raise UnderstudyError("this suite has no distractors; its other axes are camera, light and colours")
+    if by.axis == "camera":
+        _move_cameras(model, by.level, rng)
+    elif by.axis == "light":
+        _change_lights(model, by.level, rng)
     else:
-        _stand_about(model, 2 * level, rng, place)
-
-    fixed = model.geom_bodyid == 0
-
-    def refresh() -> None:
-        """Of what pictures show, and not by `mj_kinematics`: after a step poses are those before it, and stay so."""
-        data.geom_xpos[fixed] = model.geom_pos[fixed]
-        mujoco.mj_camlight(model, data)
-
-    def undo() -> None:
+        for rgba in changed:
+            rgba[:, :3] += _BLEND * by.level * (rng.uniform(size=(len(rgba), 3)) - rgba[:, :3])
+    mujoco.mj_camlight(model, data)  # no more: after a step poses are those before it, and have to stay so
+    try:
+        yield
+    finally:
         for array, values in zip(changed, before, strict=True):
             array[:] = values
-        refresh()
-
-    refresh()
-    return undo
+        mujoco.mj_camlight(model, data)
 
 
 def _move_cameras(model: "mujoco.MjModel", level: int, rng: np.random.Generator) -> None:
@@ -176,28 +168,9 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
     return drawn / np.linalg.norm(drawn)
 
 
-def add_distractors(spec: "mujoco.MjSpec") -> None:
-    """Add things to a model that nobody sees or touches until `disturb` lets them stand about."""
-    import mujoco
+def _balls(count: int, rng: np.random.Generator, place: Place) -> "Balls":
+    from sim.cameras import Balls
 
-    kinds = (mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER, mujoco.mjtGeom.mjGEOM_SPHERE)
-    for number, name in enumerate(DISTRACTORS):
-        spec.worldbody.add_geom(
-            name=name,
-            type=kinds[number % len(kinds)],
-            size=(_SIZE, _SIZE, _SIZE),
-            pos=(0, 0, -1),
-            rgba=(0.5, 0.5, 0.5, 0),
-            contype=0,
-            conaffinity=0,
-            group=1,
-            mass=0,
-        )
-
-
-def _stand_about(model: "mujoco.MjModel", count: int, rng: np.random.Generator, place: Place) -> None:
-    for name in DISTRACTORS[:count]:
-        geom = model.geom(name)
-        x, y = rng.uniform(place.low, place.high)
-        geom.pos[:] = x, y, place.height + _SIZE
-        geom.rgba[:] = *rng.uniform(0.1, 0.9, 3), 1
+    radius = rng.uniform(*_RADII, count)
+    position = np.column_stack([rng.uniform(place.low, place.high, (count, 2)), place.height + radius])
+    return Balls(position, radius, rng.uniform(0.1, 0.9, (count, 3)))

@@ -1,10 +1,18 @@
-"""How sure counts of successes make us: intervals of a rate, and of the paired difference of two rates."""
+"""How sure counts of successes make us: intervals of a rate, and of the paired difference of two rates.
 
-from collections.abc import Sequence
-from math import comb, sqrt
+For policies that were trained several times a bootstrap with two levels, the trainings and the scenes, which are the
+same for all policies: another training would give another rate, and so would other scenes.
+"""
+
+from collections.abc import Hashable, Sequence
+from math import comb, inf, sqrt
 from statistics import NormalDist
 
+import numpy as np
+
 from vla.errors import UnderstudyError
+
+DRAWS = 10_000
 
 
 def wilson(successes: int, episodes: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -59,3 +67,81 @@ def newcombe(both: int, only_a: int, only_b: int, neither: int, confidence: floa
     spread = [sqrt(max(x * x - 2 * phi * x * y + y * y, 0.0)) for x, y in (down, up)]
     difference = (only_b - only_a) / pairs
     return max(-1.0, difference - spread[0]), min(1.0, difference + spread[1])
+
+
+def resampled_rates(
+    outcomes: Sequence[np.ndarray],
+    strata: Sequence[Hashable],
+    *,
+    weights: Sequence[float] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> np.ndarray:
+    """Hierarchical bootstrap of P policies' success rates [draws, P]: trainings, then scenes, with replacement.
+
+    ``outcomes``: for each policy its successes [S, N], S trainings (each policy its own number) on N scenes, which are
+    the same for all: a draw of scenes is shared, so differences of columns are paired. ``strata`` [N]: scenes are drawn
+    among those of their stratum (their task: tasks are given, not a sample). ``weights`` [N]: of the scenes in the
+    rate; all equal by default.
+
+    Of n trainings, and of n scenes of a stratum, n - 1 are drawn: n would understate the variance by a factor of
+    (n - 1) / n (Rao & Wu 1988), which for three trainings is a third of it. Where some stratum has one scene only,
+    the scenes are drawn among all. Of three trainings on 200 scenes, whose rates scatter by 4, 6 and 10 points, the
+    95% percentiles hold the truth 98, 94 and 84 times of 100 (simulated); of five trainings 98, 94 and 94 times.
+    """
+    rng = np.random.default_rng(seed)
+    weight = np.ones(len(strata)) if weights is None else np.asarray(weights, dtype=np.float64)
+    rates = [np.asarray(rows, dtype=np.float64) * weight for rows in outcomes]
+    trainings = [_drawn(rng, len(rows), draws) / len(rows) for rows in rates]
+    sums, total = [np.zeros((draws, len(rows))) for rows in rates], np.zeros(draws)
+    for scenes in _strata(strata):
+        counts = _drawn(rng, len(scenes), draws)
+        total += counts @ weight[scenes]
+        for so_far, rows in zip(sums, rates):
+            so_far += counts @ rows[:, scenes].T
+    return np.stack([(share * so_far).sum(axis=1) / total for share, so_far in zip(trainings, sums)], axis=1)
+
+
+def _drawn(rng: np.random.Generator, count: int, draws: int) -> np.ndarray:
+    """How often each of ``count`` things is drawn [draws, count], scaled to a mean of 1."""
+    size = max(1, count - 1)
+    return rng.multinomial(size, np.full(count, 1 / count), size=draws) * (count / size)
+
+
+def _strata(labels: Sequence[Hashable]) -> list[np.ndarray]:
+    """The numbers of the scenes of each stratum; all in one when there is a stratum of a single scene."""
+    found: dict[Hashable, list[int]] = {}
+    for number, label in enumerate(labels):
+        found.setdefault(label, []).append(number)
+    alone = any(len(numbers) == 1 for numbers in found.values())
+    return [np.arange(len(labels))] if alone else [np.array(numbers) for numbers in found.values()]
+
+
+def percentiles(drawn: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of a bootstrap's draws [draws]."""
+    low, high = np.percentile(drawn, [50 - 50 * confidence, 50 + 50 * confidence])
+    return float(low), float(high)
+
+
+def paired_trainings(
+    a: np.ndarray, b: np.ndarray, drawn: np.ndarray, confidence: float = 0.95
+) -> tuple[tuple[float, float], float]:
+    """Interval and two-sided p value of ``rate_b - rate_a`` of two policies [S, N] on the same N scenes.
+
+    ``drawn``: the bootstrap's draws [draws] of the difference, `resampled_rates`. They give its standard error; the
+    quantiles are those of Student's t, with the degrees of freedom (Satterthwaite) that so few trainings leave: how
+    far three trainings scatter is itself hardly known. Two equal policies of three trainings that scatter by 10 points
+    are called different 4 times of 100, by percentiles 10 times (simulated, 200 scenes). The p value is never below
+    that of the sign test in which every scene that differs speaks for one side.
+    """
+    from scipy.stats import t as student
+
+    difference, variance = float(b.mean() - a.mean()), float(np.var(drawn))
+    own = [(float(rows.mean(axis=1).var(ddof=1)) / len(rows), len(rows) - 1) for rows in (a, b) if len(rows) > 1]
+    uncertain = sum(part**2 / freedom for part, freedom in own)
+    freedom = variance**2 / uncertain if uncertain else inf
+    error = sqrt(variance)
+    half = float(student.ppf(0.5 + confidence / 2, freedom)) * error if error else 0.0
+    beyond = 2 * float(student.sf(abs(difference) / error, freedom)) if error else 1.0 if difference == 0 else 0.0
+    least = mcnemar(0, int((a.mean(axis=0) != b.mean(axis=0)).sum()))
+    return (max(-1.0, difference - half), min(1.0, difference + half)), max(beyond, least)

@@ -233,8 +233,13 @@ def draw_sites(model: mujoco.MjModel, data: mujoco.MjData, seen: Seen, origin: n
     """Put the spheres among the visible sites into the picture, where nothing stands before them."""
     shown = (model.site_type == _TYPE.mjGEOM_SPHERE) & (model.site_group < 3) & (model.site_rgba[:, 3] > 0)
     sites = np.flatnonzero(shown)
-    center = (data.site_xpos[sites] - origin).astype(np.float32)  # (S, 3)
-    radius = model.site_size[sites, 0].astype(np.float32)
+    draw_balls(data.site_xpos[sites], model.site_size[sites, 0], model.site_rgba[sites, :3], seen, origin)
+
+
+def draw_balls(position: np.ndarray, size: np.ndarray, rgb: np.ndarray, seen: Seen, origin: np.ndarray) -> None:
+    """Put spheres at ``position`` (S, 3), of radii ``size`` (S,), into the picture where nothing stands before them."""
+    center = (position - origin).astype(np.float32)  # (S, 3)
+    radius = size.astype(np.float32)
     along = center @ seen.rays  # (S, N): where each ray passes closest
     inside = along * along - ((center * center).sum(axis=1) - radius * radius)[:, None]
     which, pixel = np.nonzero(inside > 0)
@@ -245,4 +250,4 @@ def draw_sites(model: mujoco.MjModel, data: mujoco.MjData, seen: Seen, origin: n
     seen.distance[pixel], seen.geom[pixel] = distance, -1
     seen.points[:, pixel] = seen.rays[:, pixel] * distance
     seen.normal[:, pixel] = (seen.points[:, pixel] - center[which].T) / radius[which]
-    seen.base[:, pixel] = model.site_rgba[sites[which], :3].T
+    seen.base[:, pixel] = rgb[which].T

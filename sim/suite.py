@@ -14,6 +14,7 @@ A *suite* is a simulated robot with its tasks. It is driven like this, and nothi
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -31,6 +32,8 @@ SUITES = {
     "kitchen": "sim.tasks.robotics_kitchen:KitchenSuite",
     "adroit": "sim.tasks.robotics_adroit:AdroitSuite",
     "aloha": "sim.tasks.aloha:AlohaSuite",
+    "robosuite": "sim.tasks.robosuite:RobosuiteSuite",
+    "libero": "sim.tasks.libero:LiberoSuite",
 }
 """Suite name → ``module:class``; the module is imported when the suite is made, not before."""
 
@@ -39,7 +42,7 @@ TEST_SEEDS = range(1_000_000_000, 1_001_000_000)
 """Scenes to learn from and scenes to be judged on: disjoint by construction."""
 
 
-class EpisodeFault(UnderstudyError):
+class EpisodeFault(UnderstudyError):  # noqa: N818  a fact about an episode
     """Why an episode cannot be judged. It is counted by its name, and the others go on."""
 
 
@@ -113,8 +116,8 @@ class Suite(Protocol):
         """
         ...
 
-    def disturb(self, axis: str, level: int, seed: int) -> Callable[[], None]:
-        """After `reset`: make this episode's world look otherwise; what is returned undoes it. See `sim.disturbance`.
+    def disturbed(self, axis: str, level: int, seed: int) -> AbstractContextManager[None]:
+        """After `reset`: within it, this episode's world looks otherwise. See `sim.disturbance`.
 
         Raises `UnderstudyError` for an axis that the suite has not.
         """

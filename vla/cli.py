@@ -61,6 +61,11 @@ VERBS = {
         "choose actions by what a video action model expects of them",
         "vla plan forward policy=outputs/train tasks=[tabletop/press-button] episodes=20",
     ),
+    "plan eval": Verb(
+        "sim.plan_eval:main",
+        "measure what an evaluation costs, and say how long it takes on many CPUs",
+        "vla plan eval tasks=[tabletop/*] episodes=50 cpus=1000",
+    ),
     "eval": Verb(
         "sim.evaluate:main",
         "count a policy's successes in simulation",
@@ -81,8 +86,23 @@ VERBS = {
         "plot how far from a goal each frame of a video is",
         "vla progress policy=outputs/train video=recordings/films/clips/000000.mp4",
     ),
+    "race": Verb(
+        "sim.race:main",
+        "play two policies until it is known which is better",
+        "vla race policy=outputs/train against=outputs/train-l1",
+    ),
     "compare": Verb(
         "sim.compare:main", "test whether one evaluation beats another", "vla compare outputs/eval-a outputs/eval-b"
+    ),
+    "leaderboard": Verb(
+        "sim.leaderboard.command:main",
+        "rank policies on the scenes that all of them were given",
+        "vla leaderboard CogACT=outputs/cogact-*/eval ACT=outputs/act-*/eval",
+    ),
+    "merge": Verb(
+        "sim.merge:main",
+        "merge the episodes of several evaluations",
+        "vla merge outputs/eval-a outputs/eval-b --out outputs/eval",
     ),
     "probe": Verb(
         "sim.probe.command:main",
@@ -96,6 +116,11 @@ VERBS = {
     ),
     "serve": Verb(
         "robot_bridge.serve:main", "answer robots' observations with chunks of actions", "vla serve outputs/train"
+    ),
+    "remote": Verb(
+        "sim.remote:main",
+        "evaluate a policy that somebody else's server answers for",
+        "vla remote gr00t://127.0.0.1:5555 --like tabletop --out outputs/remote",
     ),
     "drive": Verb("robot_bridge.drive:main", "drive an arm, simulated or real, by a policy", "vla drive outputs/train"),
     "calibrate": Verb(

@@ -71,8 +71,8 @@ def export(checkpoint: Path) -> None:
         pipeline.save_pretrained(checkpoint)
 
 
-def adopt(folder: Path, data: Path | None, **about: object) -> None:
-    """Write our files into a ``pretrained_model`` of LeRobot's, with what only its dataset says, and ``about`` it."""
+def adopt(folder: Path, data: Path | None) -> None:
+    """Write our files into a ``pretrained_model`` of LeRobot's, with what only its dataset says."""
     from lerobot.configs import PreTrainedConfig
 
     from policies.lerobot_plugin.peer import FAMILY, spec_of
@@ -84,4 +84,4 @@ def adopt(folder: Path, data: Path | None, **about: object) -> None:
         )
     dataset = open_dataset(data)
     write_spec(folder, FAMILY, spec_of(PreTrainedConfig.from_pretrained(folder), dataset.spec))
-    (folder / "provenance.json").write_text(json.dumps({**data_provenance(dataset), **about}, indent=2))
+    (folder / "provenance.json").write_text(json.dumps(data_provenance(dataset), indent=2))

@@ -19,6 +19,7 @@ their heads; step 501 raises.
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from sim.disturbance import Disturbance, Place, add_distractors, disturb
+from sim.disturbance import Disturbance, Place, disturb
 from sim.physics import check_physics
 from sim.suite import SuiteSpec
 from sim.tasks.metaworld_sets import TASK_SETS
@@ -88,7 +89,6 @@ class _WithCloseUps:
             quaternion = np.empty(4)
             mujoco.mju_mat2Quat(quaternion, rotation.reshape(-1))
             spec.worldbody.add_camera(name=name, pos=position, quat=quaternion, fovy=fovy)
-        add_distractors(spec)
         model = spec.compile()
         return model, mujoco.MjData(model)
 
@@ -291,10 +291,10 @@ class MetaWorldSuite:
 
         return back
 
-    def disturb(self, axis: str, level: int, seed: int) -> Callable[[], None]:
+    def disturbed(self, axis: str, level: int, seed: int) -> AbstractContextManager[None]:
         """See `sim.suite.Suite`."""
         self._current_task()
-        return disturb(self._env.model, self._env.data, Disturbance(axis, level), seed, place=TABLE)
+        return disturb(self._env.model, self._env.data, Disturbance(axis, level), seed, TABLE)
 
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] for people to watch."""

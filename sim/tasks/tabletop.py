@@ -8,6 +8,7 @@ Actions are four numbers at 20 Hz: displacement of the gripper (x, y, z) [m] in 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import mujoco
 import numpy as np
 
 from sim.cameras import make_camera
-from sim.disturbance import Disturbance, Place, add_distractors, disturb
+from sim.disturbance import Disturbance, Place, disturb
 from sim.physics import check_physics
 from sim.suite import SuiteSpec
 from sim.tasks.tabletop_scene import DISTRACTORS, RANDOMIZABLE, draw_scene, hide_distractors, randomize_visuals
@@ -92,9 +93,7 @@ class TabletopSuite:
         for name in randomize:
             if name not in RANDOMIZABLE:
                 raise unknown("kind of randomisation", name, RANDOMIZABLE)
-        spec = mujoco.MjSpec.from_file(str(SCENE_FILE))
-        add_distractors(spec)
-        self.model = spec.compile()
+        self.model = mujoco.MjModel.from_xml_path(str(SCENE_FILE))
         self.data = mujoco.MjData(self.model)
         known = [self.model.camera(index).name for index in range(self.model.ncam)]
         for name in cameras:
@@ -215,9 +214,9 @@ class TabletopSuite:
 
         return back
 
-    def disturb(self, axis: str, level: int, seed: int) -> Callable[[], None]:
+    def disturbed(self, axis: str, level: int, seed: int) -> AbstractContextManager[None]:
         """See `sim.suite.Suite`."""
-        return disturb(self.model, self.data, Disturbance(axis, level), seed, place=TABLE)
+        return disturb(self.model, self.data, Disturbance(axis, level), seed, TABLE)
 
     def film(self, size: int) -> np.ndarray:
         """One frame [size, size, 3] from the audience's camera."""

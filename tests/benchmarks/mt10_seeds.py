@@ -2,8 +2,8 @@
 
 One policy for ten tasks. A policy's steps are what ``--minutes`` of one core buy on a machine with nothing else to do
 (`plan`, measured once and kept), so that what else runs later changes no figure. Every cell is a training and an
-evaluation, each a command of its own that stands in the cell's ``commands.json``; run again to go on. Then the page:
-``vla leaderboard outputs/mt10-seeds/*/eval``.
+evaluation, each a command of its own, which stands in its report; run again to go on. At the end it prints the
+command of the page.
 """
 
 import json
@@ -120,24 +120,38 @@ def plan(minutes: float, *, data: Path, work: Path) -> dict[str, Any]:
     return found
 
 
-def trained(policy: str, seed: int, steps: Mapping[str, int], *, data: Path, work: Path) -> Path:
+def trained(policy: str, seed: int, planned: Mapping[str, Any], *, data: Path, work: Path) -> Path:
     """The checkpoint of a cell."""
-    folder, before = work / f"{policy}-{seed}", None
+    folder, before, steps = work / f"{policy}-{seed}", None, planned["steps"][policy]
     if policy in PEERS:
-        checkpoint = folder / "train/checkpoints/last/pretrained_model"
+        checkpoint, out = folder / "train/checkpoints/last/pretrained_model", folder / "train"
+        command = theirs(policy, data=data, out=out, steps=steps[policy], seed=seed)
         if not (checkpoint / "provenance.json").is_file():
-            shutil.rmtree(folder / "train", ignore_errors=True)
-            command = theirs(policy, data=data, out=folder / "train", steps=steps[policy], seed=seed)
-            seconds = call(command, folder / "train.log")
-            adopt(checkpoint, data, train_s=seconds, command=shlex.join(command))
+            shutil.rmtree(out, ignore_errors=True)
+            call(command, folder / "train.log")
+            adopt(checkpoint, data)
+        noted(checkpoint, command, steps[policy] * planned["s_a_step"][policy][policy])
         return checkpoint
     for stage, _, settings in STAGES[policy]:
         out = folder / stage
+        given = [*settings, *([f"start_from={before}"] if before else [])]
+        command = ours(given, data=data, out=out, steps=steps[stage], seed=seed)
         if not (out / f"training_state/step-{steps[stage]:08d}").is_dir():
-            given = [*settings, *([f"start_from={before}"] if before else [])]
-            call(ours(given, data=data, out=out, steps=steps[stage], seed=seed), folder / f"{stage}.log")
+            call(command, folder / f"{stage}.log")
+        noted(out, command, steps[stage] * planned["s_a_step"][policy][stage])
         before = out
     return folder / STAGES[policy][-1][0]
+
+
+def noted(checkpoint: Path, command: Sequence[str], seconds: float) -> None:
+    """Write down what made a checkpoint, and how long that takes on a core with nothing else to do."""
+    file = checkpoint / "provenance.json"
+    plain = " ".join(part for part in map(shlex.quote, command[1:]) if part != "resume=true")
+    about = {
+        "train_s": seconds,
+        "command": plain.replace("-m vla", "vla").replace("-m lerobot.scripts.lerobot_train", "lerobot-train"),
+    }
+    file.write_text(json.dumps(json.loads(file.read_text()) | about, indent=2))
 
 
 def evaluated(policy: str, seed: int, checkpoint: Path, *, work: Path, episodes: int) -> dict[str, Any]:
@@ -163,18 +177,20 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--data", type=Path, default=Path("outputs/mt10/data"), help="of vla bench mt10")
     arguments.add_argument("--only", choices=("plan", "train"), help="go no further")
     given = arguments.parse_args(argv)
-    steps = plan(given.minutes, data=given.data, work=given.work)["steps"]
+    planned = plan(given.minutes, data=given.data, work=given.work)
     if given.only == "plan":
         return 0
     reports: dict[str, list[dict[str, Any]]] = {}
     for seed in given.seeds:
         for policy in given.policies:
-            checkpoint = trained(policy, seed, steps[policy], data=given.data, work=given.work)
+            checkpoint = trained(policy, seed, planned, data=given.data, work=given.work)
             if given.only != "train":
                 report = evaluated(policy, seed, checkpoint, work=given.work, episodes=given.episodes)
                 reports.setdefault(policy, []).append(report)
     if reports:
         sys.stdout.write(table(reports))
+        runs = " ".join(f"{policy}={given.work}/{policy}-*/eval" for policy in reports)
+        sys.stdout.write(f"vla leaderboard {runs} --out {given.work}/leaderboard\n")
         rows = [Row(name, pooled(all_of)["success_rate"], "success") for name, all_of in reports.items()]
         write_bench("mt10_seeds", rows, {}, given.json, notes=("success on unseen scenes, all seeds together",))
     return 0

@@ -188,6 +188,18 @@ def test_patterns():
         expand(["tabletop/press-button", "metaworld/reach"])
 
 
+def test_sets_of_a_suite_are_patterns_too():
+    mt10 = suite_class("metaworld").task_sets()["metaworld/mt10"]
+    assert expand(["metaworld/mt10"]) == mt10
+    assert len(mt10) == 10
+    assert expand(["metaworld/sweep", "metaworld/ml10-test"])[:2] == ("metaworld/sweep", "metaworld/drawer-open")
+    assert expand(["metaworld/mt10", "metaworld/reach"]) == mt10
+    assert sorted(expand(["metaworld/mt50"])) == sorted(expand(["metaworld/*"]))
+    for name, message in (("metaworld/mt11", "did you mean 'metaworld/mt10'"), ("tabletop/mt10", "unknown task")):
+        with pytest.raises(UnderstudyError, match=message):
+            expand([name])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

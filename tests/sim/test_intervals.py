@@ -1,11 +1,12 @@
 """Intervals and tests against published values, against SciPy, and against the laws they must keep."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sim.intervals import holm, mcnemar, newcombe, wilson
+from sim.intervals import holm, mcnemar, newcombe, paired_trainings, percentiles, resampled_rates, wilson
 from vla.errors import UnderstudyError
 
 COUNTS = st.integers(0, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -135,3 +136,116 @@ def test_holm_never_makes_a_p_value_smaller_and_keeps_their_order(p_values):
     adjusted = holm(p_values)
     assert all(p <= q <= 1 for p, q in zip(p_values, adjusted))
     assert [q for _, q in sorted(zip(p_values, adjusted))] == sorted(adjusted)
+
+
+def evaluated(rng, *, trainings, tasks=5, scenes=10, spread, skill=0.0):
+    """Successes [S, N] of a policy whose trainings differ by ``spread`` logits, on tasks and scenes as hard as 0."""
+    logits = skill + rng.normal(0, spread, (trainings, 1)) + np.repeat(np.linspace(-1.5, 2, tasks), scenes)
+    return rng.random(logits.shape) < 1 / (1 + np.exp(-logits))
+
+
+STRATA = np.repeat(np.arange(5), 10)
+
+
+def test_of_one_training_the_bootstrap_is_that_of_its_episodes():
+    # Without strata: the mean of N - 1 draws from N outcomes, whose variance is the unbiased one of a mean.
+    outcome = evaluated(np.random.default_rng(0), trainings=1, spread=0)
+    drawn = resampled_rates([outcome], ["one"] * 50, draws=40_000)[:, 0]
+    assert drawn.mean() == pytest.approx(outcome.mean(), abs=1e-3)
+    assert drawn.std() == pytest.approx(outcome.std(ddof=1) / 50**0.5, rel=0.02)
+    picked = np.random.default_rng(1).integers(50, size=(40_000, 49))
+    assert percentiles(drawn) == pytest.approx(percentiles(outcome[0][picked].mean(axis=1)), abs=0.011)
+
+
+def test_of_scenes_without_luck_the_bootstrap_is_that_of_the_trainings():
+    outcome = np.repeat([[True], [False], [False], [True], [True]], 50, axis=1)
+    drawn = resampled_rates([outcome], STRATA, draws=40_000)[:, 0]
+    assert set(np.round(drawn * 4, 9)) == {0, 1, 2, 3, 4}
+    assert drawn.mean() == pytest.approx(0.6, abs=0.01)
+    assert drawn.std() == pytest.approx(np.std([1, 0, 0, 1, 1], ddof=1) / 5**0.5, rel=0.02)
+
+
+def test_both_levels_add_up_and_trainings_that_differ_widen():
+    rng = np.random.default_rng(2)
+    apart, alike = evaluated(rng, trainings=5, spread=1.5), evaluated(rng, trainings=5, spread=0)
+    for outcome in (apart, alike):
+        drawn = resampled_rates([outcome], STRATA, draws=20_000)[:, 0]
+        scenes = resampled_rates([outcome.mean(axis=0, keepdims=True)], STRATA, draws=20_000)[:, 0]
+        both = scenes.var() + outcome.mean(axis=1).var(ddof=1) / 5
+        # Which scenes suit which training is chance on both levels, so it is counted once more.
+        assert 0.97 * both < drawn.var() < 2 * both
+
+
+def test_draws_of_scenes_are_shared_by_all_policies_and_seeded():
+    outcome = evaluated(np.random.default_rng(3), trainings=1, spread=0)
+    drawn = resampled_rates([outcome, outcome, ~outcome], STRATA, draws=2000)
+    np.testing.assert_array_equal(drawn[:, 0], drawn[:, 1])
+    np.testing.assert_allclose(drawn[:, 0] + drawn[:, 2], 1)
+    np.testing.assert_array_equal(drawn, resampled_rates([outcome, outcome, ~outcome], STRATA, draws=2000))
+    assert (drawn != resampled_rates([outcome, outcome, ~outcome], STRATA, draws=2000, seed=1)).any()
+
+
+def test_scenes_are_drawn_within_their_stratum_unless_one_is_alone_in_its_own():
+    outcome = np.repeat([[True, True, False, False, True]], 10, axis=1)  # each task always or never
+    assert resampled_rates([outcome], STRATA, draws=2000).std() == pytest.approx(0, abs=1e-12)
+    assert resampled_rates([outcome[:, ::10]], range(5), draws=2000).std() > 0.1
+
+
+def test_weights_weigh():
+    outcome = np.repeat([[True, True, False, False, True]], 10, axis=1)
+    weights = np.repeat([3.0, 0, 1, 0, 0], 10)
+    np.testing.assert_allclose(resampled_rates([outcome], STRATA, weights=weights, draws=2000), 0.75)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.4])
+def test_the_interval_of_several_trainings_covers_the_truth_and_wilsons_does_not(spread):
+    rng, covered, by_wilson = np.random.default_rng(4), [], []
+    truth = evaluated(rng, trainings=40_000, spread=spread).mean()
+    for number in range(300):
+        outcome = evaluated(rng, trainings=3, spread=spread)
+        low, high = percentiles(resampled_rates([outcome], STRATA, draws=1000, seed=number)[:, 0])
+        covered.append(low <= truth <= high)
+        low, high = wilson(int(outcome.sum()), outcome.size)
+        by_wilson.append(low <= truth <= high)
+    assert np.mean(covered) > 0.9
+    assert np.mean(by_wilson) < 0.85 or not spread
+
+
+def p_of(a, b, seed=0):
+    drawn = resampled_rates([a, b], STRATA, draws=1000, seed=seed)
+    return paired_trainings(a, b, drawn[:, 1] - drawn[:, 0])
+
+
+@pytest.mark.parametrize("trainings", [2, 3])
+@pytest.mark.parametrize("spread", [0.0, 0.4, 1.0])
+def test_policies_that_are_equal_are_seldom_called_different(trainings, spread):
+    rng = np.random.default_rng(5)
+    p_values = [
+        p_of(*(evaluated(rng, trainings=trainings, spread=spread) for _ in range(2)), seed=number)[1]
+        for number in range(300)
+    ]
+    assert np.mean(np.array(p_values) < 0.05) < 0.085  # 5% and three standard errors of 300 trials
+
+
+def test_a_difference_that_is_there_is_found():
+    rng = np.random.default_rng(6)
+    found = [
+        p_of(*(evaluated(rng, trainings=3, spread=0.2, skill=skill) for skill in (0, 1.5)), seed=number)
+        for number in range(100)
+    ]
+    assert np.mean([p_value < 0.05 for _, p_value in found]) > 0.8
+    assert np.mean([low > 0 for (low, _), _ in found]) == np.mean([p_value < 0.05 for _, p_value in found])
+
+
+def test_a_paired_difference_mirrors_and_too_few_scenes_never_decide():
+    rng = np.random.default_rng(7)
+    a, b = (evaluated(rng, trainings=3, spread=0.3, skill=skill) for skill in (0, 0.7))
+    drawn = resampled_rates([a, b], STRATA, draws=1000)
+    (low, high), p_value = paired_trainings(a, b, drawn[:, 1] - drawn[:, 0])
+    (back_low, back_high), back = paired_trainings(b, a, drawn[:, 0] - drawn[:, 1])
+    assert (back_low, back_high, back) == pytest.approx((-high, -low, p_value))
+    assert low < b.mean() - a.mean() < high
+    for scenes, least in ((5, 2 / 2**5), (6, 2 / 2**6)):
+        never, always = np.zeros((3, scenes), bool), np.ones((3, scenes), bool)
+        assert paired_trainings(never, always, np.ones(1000)) == ((1.0, 1.0), least)
+    assert paired_trainings(never, never, np.zeros(1000)) == ((0.0, 0.0), 1.0)

@@ -1,8 +1,11 @@
 """The suite's contract over Meta-World's tasks: scenes, steps, success and experts (pictures: the file beside)."""
 
 import hashlib
+import json
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from sim.suite import TEST_SEEDS, TRAIN_SEEDS, make_suite, suite_class
 from sim.tasks import metaworld
 from sim.tasks.metaworld import HALFWAY, MetaWorldSuite
+from sim.tasks.metaworld_sets import DIFFICULTIES
 from vla.errors import UnderstudyError
 
 mujoco = pytest.importorskip("mujoco")
@@ -81,6 +85,24 @@ def test_all_of_metaworlds_tasks_are_there_each_with_words_of_its_own():
     assert {name.removeprefix("metaworld/") + "-v3" for name in names} == set(ALL_V3_ENVIRONMENTS)
     assert len(set(metaworld.INSTRUCTIONS.values())) == 50
     assert all(len(words.split()) >= 3 and words == words.strip() for words in metaworld.INSTRUCTIONS.values())
+
+
+def bare(tasks):
+    return [task.removeprefix("metaworld/").removesuffix("-v3") for task in tasks]
+
+
+def test_the_named_sets_are_those_of_the_package_and_the_difficulties_those_of_lerobot():
+    from metaworld.env_dict import ML10_V3, MT10_V3, MT50_V3
+
+    sets = {name.removeprefix("metaworld/"): bare(tasks) for name, tasks in MetaWorldSuite.task_sets().items()}
+    assert sets["mt10"] == bare(MT10_V3)
+    assert (sets["ml10-train"], sets["ml10-test"]) == (bare(ML10_V3["train"]), bare(ML10_V3["test"]))
+    assert sorted(sets["mt50"]) == sorted(bare(MT50_V3)) == sorted(metaworld.INSTRUCTIONS)
+    (package,) = find_spec("lerobot").submodule_search_locations  # importing its environments takes 20 s
+    config = json.loads((Path(package) / "envs" / "metaworld_config.json").read_text())
+    theirs = {name.replace("_", "-"): sorted(bare(tasks)) for name, tasks in config["DIFFICULTY_TO_TASKS"].items()}
+    assert {level: sorted(sets[level]) for level in DIFFICULTIES} == theirs
+    assert [len(sets[level]) for level in DIFFICULTIES] == [28, 11, 6, 5]
 
 
 @pytest.mark.parametrize("task", [PUSH, BUTTON, DRAWER])

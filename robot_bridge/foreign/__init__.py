@@ -1,0 +1,1 @@
+"""Other people's harnesses and model servers: their protocols, and what their numbers mean."""
