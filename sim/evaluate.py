@@ -9,7 +9,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from math import ceil
 from pathlib import Path
@@ -28,6 +28,7 @@ from sim.results import Condition, EpisodeResult, summarize
 from sim.robustness import disturbed, grid
 from sim.rollout import Played, Scene, Setting, play_all
 from sim.shown import CONTROLS, GOALS, chosen, prompts_of
+from sim.store import FILE, EpisodeStore, Key, fingerprint
 from sim.suite import TEST_SEEDS, shared_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import UnderstudyError
@@ -128,17 +129,34 @@ def evaluate(config: EvalConfig) -> Evaluation:
     if config.latency:
         setting, charged = charge(config.latency, scenes[0])
         scenes = [replace(scene, setting=setting) if scene.asks else scene for scene in scenes]
-    played = list(with_progress(played_by(config, scenes), what="evaluate", total=len(scenes)))
-    results = [one.result for one in played]
+    results = list(with_progress(resumed(config, scenes), what="evaluate", total=len(scenes)))
     plots: dict[str, dict[str, Any]] = {}
     if config.films:
-        results, plots = film(scenes, played, config)
+        results, plots = film(scenes, results, config)
     return Evaluation(results, plots, perf_counter() - started, charged)
+
+
+def resumed(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[EpisodeResult]:
+    """The results of all scenes: those that ``out`` holds from an earlier run of the same, the others as they come."""
+    about = {"weights": fingerprint(config.policy), "code": code_version(), "batch": config.batch}
+
+    def key(store: EpisodeStore, scene: Scene) -> Key:
+        setting = scene.setting
+        suite = shared_suite(suite_of(scene.task), setting.suite_options).spec.fingerprint
+        decides = {"suite": suite, "options": setting.suite_options, "quick": setting.quick}
+        decides |= {"execution": asdict(setting.execution), "disturbed": str(scene.disturbed)}
+        return store.key(about | decides, scene)
+
+    config.out.mkdir(parents=True, exist_ok=True)
+    with EpisodeStore(config.out / FILE) as store:
+        keys = [key(store, scene) for scene in scenes]
+        yield from store.resumed(keys, lambda left: played_by(config, [scenes[number] for number in left]))
 
 
 def setting_of(config: EvalConfig, tasks: Sequence[str]) -> Setting:
     """What all episodes share, after a look whether the pictures are of the kind that was trained on."""
-    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution, config.quick)
+    policy = str(config.policy.resolve() if config.cluster else config.policy)
+    setting = Setting(json.dumps(config.suite, sort_keys=True), policy, config.execution, config.quick)
     if not config.other_scene:
         check_fingerprint(config.policy, shared_suite(suite_of(tasks[0]), setting.suite_options).spec.fingerprint)
     return setting
@@ -255,19 +273,19 @@ def _object(instruction: str) -> frozenset[str]:
 
 
 def film(
-    scenes: Sequence[Scene], played: Sequence[Played], config: EvalConfig
+    scenes: Sequence[Scene], results: list[EpisodeResult], config: EvalConfig
 ) -> tuple[list[EpisodeResult], dict[str, dict[str, Any]]]:
     """Play the first success and the first failure of each task again, with a camera running.
 
     Returns all results, the filmed ones with their film, and the plots of the actions of those episodes.
     """
     chosen: dict[tuple[str, bool], int] = {}
-    for number, one in enumerate(played):
-        if one.result.condition == "policy":
-            chosen.setdefault((one.result.task, one.result.success), number)
-    results = [one.result for one in played]
+    for number, one in enumerate(results):
+        if one.condition == "policy":
+            chosen.setdefault((one.task, one.success), number)
     names = {n: f"films/{results[n].task.replace('/', '-')}-{results[n].seed}.mp4" for n in chosen.values()}
-    again = [replace(scenes[number], film=str(config.out / name)) for number, name in names.items()]
+    folder = config.out.resolve() if config.cluster else config.out
+    again = [replace(scenes[number], film=str(folder / name)) for number, name in names.items()]
     plots = {}
     replays = with_progress(played_by(config, again), what="film", total=len(again))
     for (number, name), replay in zip(names.items(), replays):

@@ -31,7 +31,7 @@ from sim.films import write_film
 from sim.pool import run_jobs
 from sim.results import Condition, EpisodeResult
 from sim.shown import pictured, shown
-from sim.suite import TEST_SEEDS, EpisodeFault, Suite, shared_suite, suite_module, suite_of
+from sim.suite import TEST_SEEDS, EnvironmentCrashed, EpisodeFault, Suite, shared_suite, suite_module, suite_of
 from vla.data.frames import fit_image
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec, Observation, PolicySpec, Task
@@ -336,4 +336,14 @@ def _apart(scenes: Sequence[Scene], workers: int, cluster: str) -> Iterator[Play
     if any(scene.setting.checkpoint for scene in scenes):
         modules.add("policies.cogact")
     preload = ("sim.rollout", *sorted(modules))
-    return run_jobs(play, scenes, workers=workers, preload=preload)
+    paths = {path for scene in scenes for path in (scene.setting.checkpoint, scene.prompt) if path}
+    return run_jobs(play, scenes, workers=workers, preload=preload, cluster=cluster, paths=sorted(paths), lost=crashed)
+
+
+def crashed(scene: Scene) -> Played:
+    """What stands for an episode that takes the process along in which it is played."""
+    fault = f"{EnvironmentCrashed.__name__}: the process that plays it dies, again and again"
+    about = {"task": scene.task, "instruction": "", "condition": scene.condition, "seed": scene.seed}
+    about |= {"initial_state": scene.initial_state, "disturbed": str(scene.disturbed)}
+    result = EpisodeResult(**about, success=False, steps=0, fault=fault)
+    return Played(result, np.zeros((0, 0), np.float32))

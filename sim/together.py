@@ -28,9 +28,8 @@ import numpy as np
 
 from policies.policy import Underway
 from sim.pool import start_server, start_worker
-from sim.results import EpisodeResult
-from sim.rollout import Asked, Game, Played, Scene, shared_policy, timed
-from sim.suite import EnvironmentCrashed, Suite, SuiteSpec, make_suite, shared_suite, suite_module, suite_of
+from sim.rollout import Asked, Game, Played, Scene, crashed, shared_policy, timed
+from sim.suite import Suite, SuiteSpec, make_suite, shared_suite, suite_module, suite_of
 from vla.errors import UnderstudyError
 from vla.types import Observation, Task
 
@@ -268,14 +267,8 @@ class Table:
             for slot in mine:
                 slot.answer, slot.latencies_ms = None, []
                 if self._deaths[slot.scene] >= TRIES:
-                    slot.answer = self._crashed(self._scenes[slot.scene], died)
+                    slot.answer = crashed(self._scenes[slot.scene])
             self._send(slots, {slot.number: self._scenes[slot.scene] for slot in mine if slot.answer is None})
-
-    def _crashed(self, scene: Scene, died: Died) -> Played:
-        fault = f"{EnvironmentCrashed.__name__}: the process that simulates died {TRIES} times, exit code {died.code}"
-        about = {"task": scene.task, "instruction": "", "condition": scene.condition, "seed": scene.seed}
-        result = EpisodeResult(**about, initial_state=scene.initial_state, success=False, steps=0, fault=fault)
-        return Played(result, np.zeros((0, self._policy.spec.action.dim), np.float32))
 
     def _finished(self, group: Sequence[Slot]) -> dict[int, Played]:
         done = {}

@@ -29,12 +29,14 @@ def main(argv: Sequence[str]) -> int:
     from rich.console import Console
 
     from sim.probe import report
+    from sim.probe.material import CLUSTER
     from sim.probe.scale import FULL, QUICK, STUDY
     from sim.probe.study import PROBLEMS, answered, plan
 
     for name in given.problems or ():
         if name not in PROBLEMS:
             raise unknown("problem", name, PROBLEMS)
+    CLUSTER.set(given.cluster)
     scale = QUICK if given.quick else STUDY if given.study else FULL
     subjects = _subjects(given.checkpoints, baselines=not given.no_baselines)
     more = {"exogenous": not given.no_distractor, "end_to_end": not given.no_baselines}
@@ -63,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="only these; an unknown name lists them")
     parser.add_argument("--no-distractor", action="store_true", help="leave out what is asked under a distractor")
     parser.add_argument("--no-baselines", action="store_true", help="only what is named")
+    parser.add_argument(
+        "--cluster",
+        default="",
+        metavar="WHERE",
+        help="who makes stills, films and demonstrations: ray, or the address of a Ray cluster; heads learn here",
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/probe"), help="where cells, json and page go")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there instead of OUT/probe.json")
     return parser

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sim.pool import default_workers, run_jobs, with_progress
-from sim.probe.material import kept
+from sim.probe.material import CLUSTER, kept
 from sim.probe.record import Metric, rate
 from sim.probe.scale import Scale
 from sim.probe.staged import CAMERA, StagedSuite, View, stage
@@ -81,7 +81,7 @@ def _demonstrations(task: str, count: int, view: View, workers: int) -> dict[str
             (task, seed, view) for seed in TRAIN_SEEDS[FIRST_SEED + start : FIRST_SEED + start + count - len(found) + 2]
         ]
         start += len(jobs)
-        made = run_jobs(demonstrate, jobs, workers=workers, preload=("sim.probe.control",))
+        made = run_jobs(demonstrate, jobs, workers=workers, preload=("sim.probe.control",), cluster=CLUSTER.get())
         found += [demo for demo in with_progress(made, what=f"demonstrations of {task}", total=len(jobs)) if demo]
     found = found[:count]
     names = ("images", "proprio", "actions")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ FIRST_SEED = 600_000
 FILM_TASKS = tuple(TASKS)
 EVERY = 2
 """Of a film's frames one in two is kept, and so 5 a second."""
+CLUSTER: ContextVar[str] = ContextVar("CLUSTER", default="")
+"""Whose processes make stills, films and demonstrations (`sim.pool.run_jobs`), which changes nothing in them."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _films(
 
 def _worked(function: Callable[[Any], Any], jobs: Sequence[Any], *, what: str) -> Any:
     preload = ("sim.probe.staged", "sim.human_tabletop")
-    results = run_jobs(function, jobs, workers=default_workers(), preload=preload)
+    results = run_jobs(function, jobs, workers=default_workers(), preload=preload, cluster=CLUSTER.get())
     return with_progress(results, what=what, total=len(jobs))
 
 

@@ -13,7 +13,6 @@ and step in time with each other.
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -24,7 +23,6 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 
@@ -80,15 +78,14 @@ class Ours:
 class InGymnasium:
     """`AsyncVectorEnv` of two, and our policy in this process, asked for both at once."""
 
-    def __init__(self, checkpoint: Path, make: Callable[[], gym.Env], seen: Callable[[Any, int], dict]) -> None:
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes cannot import this file
-        self._envs = gym.vector.AsyncVectorEnv([make] * WORKERS, shared_memory=True, context="forkserver")
+    def __init__(self, checkpoint: Path, envs: gym.vector.VectorEnv, seen: Callable[[Any, int], dict]) -> None:
+        self._envs = envs
         self._policy, self._seen = load_policy(checkpoint), seen
         self._sessions = [self._policy.session() for _ in range(WORKERS)]
         self._at, self._chunks = count(), np.empty(0)
         self._observation, _ = self._envs.reset(seed=list(range(WORKERS)))
         for number, session in enumerate(self._sessions):
-            session.reset(Task("push the puck to a goal"), seed=number)
+            session.reset(Task("push the puck forward to the goal"), seed=number)
 
     def __call__(self, steps: int) -> float:
         """Env-steps a second over ``steps``."""
@@ -106,11 +103,12 @@ class InGymnasium:
         self._envs.close()
 
 
-def our_env(px: int) -> gym.Env:
-    """Our suite as an environment of gymnasium's."""
+def our_envs(px: int) -> gym.vector.VectorEnv:
+    """Our suite as environments of gymnasium's."""
     from sim.lerobot_plugin.environment import SuiteEnv
 
-    return SuiteEnv(TASK, partial(make_suite, "metaworld", profile="fast", image_size=px, cameras=["front"]))
+    make = partial(make_suite, "metaworld", profile="fast", image_size=px, cameras=["front"])
+    return gym.vector.AsyncVectorEnv([partial(SuiteEnv, TASK, make)] * WORKERS, context="forkserver")
 
 
 def of_ours(observation: dict[str, Any], number: int) -> dict[str, Any]:
@@ -119,18 +117,12 @@ def of_ours(observation: dict[str, Any], number: int) -> dict[str, Any]:
     return {"images": {"front": observation["pixels"]["front"][number]}, "proprio": proprio, "stamp_ns": 0}
 
 
-def own_env(px: int) -> gym.Env:
+def own_envs(px: int) -> gym.vector.VectorEnv:
     """Meta-World's environment with gymnasium's own pictures."""
-    os.environ["LP_NUM_THREADS"] = "1"
-    from sim.rendering import choose_backend
-
-    choose_backend()
-    import metaworld  # noqa: F401  registers its environments
-
-    about = {"render_mode": "rgb_array", "width": px, "height": px, "camera_name": "corner2"}
-    made = gym.make("Meta-World/MT1", env_name="push-v3", max_episode_steps=10**6, **about)
-    made.unwrapped.max_path_length = 10**6
-    return gym.wrappers.AddRenderObservation(made, render_only=False)
+    about = {"env_name": "push-v3", "render_mode": "rgb_array", "width": px, "height": px, "camera_name": "corner2"}
+    seeing = partial(gym.wrappers.AddRenderObservation, render_only=False)
+    way = {"vectorization_mode": "async", "vector_kwargs": {"context": "forkserver"}, "wrappers": [seeing]}
+    return gym.make_vec("metaworld:Meta-World/MT1", num_envs=WORKERS, **way, **about)
 
 
 def of_own(observation: dict[str, Any], number: int) -> dict[str, Any]:
@@ -191,9 +183,9 @@ def candidates(px: int, folder: Path) -> Iterator[dict[str, Callable[[int], floa
     made = {
         OURS: Ours(checkpoint, px, batch=1),
         BATCHED: Ours(checkpoint, px, batch=2),
-        PEERS[0]: InGymnasium(checkpoint, partial(our_env, px), of_ours),
+        PEERS[0]: InGymnasium(checkpoint, our_envs(px), of_ours),
         PEERS[1]: InLeRobot(checkpoint, ours, {}),
-        AS_THEY_COME[0]: InGymnasium(checkpoint, partial(own_env, px), of_own),
+        AS_THEY_COME[0]: InGymnasium(checkpoint, own_envs(px), of_own),
         AS_THEY_COME[1]: InLeRobot(checkpoint, theirs, {"observation.image": "observation.images.front"}),
     }
     try:
@@ -211,6 +203,7 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--steps", type=int, default=600, help="env-steps of each in a round")
     arguments.add_argument("--slow-steps", type=int, default=40, help="of those that come with their own renderer")
     given = arguments.parse_args(argv)
+    os.environ["LP_NUM_THREADS"] = "1"  # as in our workers
     rows, ratios, noise = [], {}, []
     for px in SIZES:
         with TemporaryDirectory() as folder, candidates(px, Path(folder)) as players:

@@ -30,6 +30,14 @@ def die_once(job):
     return number
 
 
+def die_at_four(job):
+    folder, number = job
+    if number == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    (Path(folder) / f"{number}-{time.time_ns()}.done").touch()
+    return number
+
+
 def always_die(number):
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -81,6 +89,17 @@ def test_a_job_that_always_kills_its_worker_is_given_up(jobs, caplog):
     with pytest.raises(BrokenProcessPool):
         list(run_jobs(jobs.always_die, [1], workers=1))
     assert caplog.text.count("a worker was killed") == MAX_RESTARTS
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_that_always_kills_may_be_stood_for_and_the_others_are_done_once(jobs, tmp_path, workers):
+    todo = [(str(tmp_path), number) for number in range(9)]
+    results = list(run_jobs(jobs.die_at_four, todo, workers=workers, lost=lambda job: f"lost {job[1]}"))
+    assert results == [0, 1, 2, 3, "lost 4", 5, 6, 7, 8]
+    times = {number: len(list(tmp_path.glob(f"{number}-*.done"))) for number in range(9)}
+    assert times[4] == 0
+    assert all(times[number] <= 2 for number in times)  # those that ran beside it, once more
+    assert sum(times.values()) <= 8 + MAX_RESTARTS * workers
 
 
 @pytest.mark.parametrize("workers", [0, 2])
