@@ -5,6 +5,8 @@ SHELL := bash
 
 VENV := .venv
 HANDS := .venv-hands
+ROBOSUITE := .venv-robosuite
+LIBERO := .venv-libero
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTHON_VERSION := 3.12
@@ -23,7 +25,19 @@ COMPILE = $(UV) pip compile --quiet --python-version $(PYTHON_VERSION) --no-emit
 HANDS_NEED := mediapipe==0.10.14 absl-py attrs contourpy cycler 'flatbuffers<26' fonttools kiwisolver 'matplotlib<4' \
   'numpy<2.3' opencv-python-headless==4.13.0.92 packaging pillow 'protobuf<5' pyparsing python-dateutil six
 
-.PHONY: help setup hands demo check test test-all bench lock check-lerobot-policies
+# What both generations of robosuite import; they declare teleoperation, a window, inverse kinematics and PyTorch too.
+ROBOSUITE_NEEDS := mujoco==3.3.0 'numpy<2.3' glfw jaxtyping llvmlite==0.50.0 numba==0.68.1 \
+  opencv-python-headless==4.13.0.92 pillow pyopengl scipy termcolor typing-extensions wadler-lindig
+LIBERO_NEEDS := hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 cloudpickle contourpy cycler easydict \
+  farama-notifications future gymnasium kiwisolver matplotlib packaging pyparsing python-dateutil pyyaml six
+# Numba compiles for half a minute; here once, not in the first episode. (1.4 has another default controller than 1.5.)
+WARM_UP := import robosuite; \
+  pose = getattr(robosuite, 'load_controller_config', lambda **_: None)(default_controller='OSC_POSE'); \
+  env = robosuite.make('Lift', robots='Panda', controller_configs=pose, has_renderer=False, \
+    has_offscreen_renderer=False, use_camera_obs=False); \
+  env.reset(); env.step(env.action_spec[0])
+
+.PHONY: help setup hands robosuite libero demo check test test-all bench lock check-lerobot-policies
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 26
@@ -48,6 +62,16 @@ $(HANDS)/.installed: requirements-hands.lock | $(STAMP)
 	$(UV) pip install --quiet --python $(HANDS)/bin/python --no-deps --require-hashes -r requirements-hands.lock
 	@touch $@
 
+robosuite: $(ROBOSUITE)/.installed ## make .venv-robosuite, in which the suite robosuite plays
+
+libero: $(LIBERO)/.installed ## make .venv-libero, in which the suite LIBERO plays; its assets: vla data fetch-assets
+
+$(ROBOSUITE)/.installed $(LIBERO)/.installed: .venv-%/.installed: requirements-%.lock | $(STAMP)
+	@.venv-$*/bin/python --version >/dev/null 2>&1 || $(UV) venv --quiet --clear --python $(PYTHON_VERSION) .venv-$*
+	$(UV) pip install --quiet --python .venv-$*/bin/python --no-deps --require-hashes -r requirements-$*.lock
+	@MUJOCO_GL=glx .venv-$*/bin/python -W ignore -c "$(WARM_UP)" >/dev/null 2>&1
+	@touch $@
+
 # --target also works where the system's Python is externally managed; venv where there is no pip at all.
 # .python-version makes pyenv's python3 fail when it has no such version: hence the second interpreter.
 $(OWN_UV):
@@ -66,11 +90,11 @@ check: setup ## format, lint, types, import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check hands ## what CI runs: check, then every test that is not slow, those in real time one after the other
+test: check hands robosuite libero ## what CI runs: check, then every test that is not slow, those in real time one after the other
 	$(TEST) -m "not slow and not realtime"
 	$(call IN_REAL_TIME,not slow and realtime)
 
-test-all: check hands ## check, then every test
+test-all: check hands robosuite libero ## check, then every test
 	$(TEST) -m "not realtime"
 	$(call IN_REAL_TIME,realtime)
 
@@ -84,6 +108,10 @@ bench: setup ## time every part against its peers (studies are run by name); res
 lock: $(STAMP) ## write requirements.lock again: pins, hashes, no index address (LOCK_FLAGS=--upgrade moves the pins)
 	$(COMPILE) --generate-hashes --group dev $(LOCK_FLAGS) pyproject.toml -o requirements.lock
 	printf '%s\n' $(HANDS_NEED) | $(COMPILE) --generate-hashes --no-deps $(LOCK_FLAGS) - -o requirements-hands.lock
+	printf '%s\n' robosuite==1.5.2 $(ROBOSUITE_NEEDS) | \
+	  $(COMPILE) --generate-hashes --no-deps $(LOCK_FLAGS) - -o requirements-robosuite.lock
+	printf '%s\n' $(LIBERO_NEEDS) $(ROBOSUITE_NEEDS) | \
+	  $(COMPILE) --generate-hashes --no-deps $(LOCK_FLAGS) - -o requirements-libero.lock
 
 check-lerobot-policies: $(STAMP) ## LeRobot's own policies resolve beside ours, at the locked versions
 	echo 'lerobot[pi,smolvla,diffusion]' | $(COMPILE) --constraints requirements.lock - | grep -E '^(lerobot|torch|transformers|diffusers|numpy)=='

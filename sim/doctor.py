@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sim.guest import Home
 from sim.rendering import apt_line, choose_backend
 from vla.errors import UnderstudyError
 
@@ -99,6 +100,7 @@ def examine() -> list[Check]:
         opengl(),
         _tried("ray camera", _TRY_RAYS, advice=f"reinstall mujoco; {_SETUP}"),
         _tried("Meta-World", _TRY_METAWORLD, advice=f"reinstall metaworld; {_SETUP}"),
+        *guests(),
         disk(Path.cwd()),
         memory(),
     ]
@@ -164,6 +166,14 @@ def opengl() -> Check:
     if passed:
         return Check("OpenGL", "ok", f"{backend}: {found}")
     return Check("OpenGL", "warn", f"{backend}: {found}", "set MUJOCO_GL=off to use the ray camera")
+
+
+def guests() -> Iterator[Check]:
+    """The suites that play in environments of their own; none is required."""
+    for name in ("robosuite", "libero"):
+        there = Home(name).folder
+        missing = not (there / "bin" / "python").is_file()
+        yield Check(f"suite {name}", "ok", f"not set up; `make {name}` does it" if missing else str(there))
 
 
 def disk(folder: Path) -> Check:

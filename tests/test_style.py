@@ -15,6 +15,7 @@ LIBRARY = [path for path in SOURCES if path.parts[0] != "tests"]
 TOP_LEVEL = {
     *("vla", "policies", "sim", "robot_bridge", "configs", "tests"),
     *("pyproject.toml", "README.md", "Makefile", "requirements.lock", "requirements-hands.lock", "LICENSE"),
+    *("requirements-robosuite.lock", "requirements-libero.lock"),
 }
 DUMPING_GROUNDS = {"utils", "util", "common", "shared", "helpers", "misc"}
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

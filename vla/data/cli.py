@@ -1,4 +1,4 @@
-"""``vla data import | inspect | repair | motion``."""
+"""``vla data import | inspect | repair | motion | fetch-assets``."""
 
 import argparse
 import re
@@ -66,6 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--rate", type=float, default=5.0, metavar="HZ", help="frames a second (default: %(default)s)")
     add.add_argument("--image-size", type=int, default=96, metavar="N", help="pixels a side (default: %(default)s)")
     add.set_defaults(run=_motion)
+    add = _verb(
+        verbs,
+        "fetch-assets",
+        "copy the meshes and textures that a simulator needs to where its suite looks for them",
+        "vla data fetch-assets libero --from ~/LIBERO",
+    )
+    add.add_argument("simulator", choices=("libero",), metavar="SIMULATOR", help="libero")
+    add.add_argument(
+        "--from", dest="source", required=True, metavar="DIR", help="a checkout of its repository, or of its assets"
+    )
+    add.add_argument("--to", metavar="DIR", help="default: UNDERSTUDY_LIBERO_ASSETS, else in the user's cache")
+    add.set_defaults(run=_fetch_assets)
     return parser
 
 
@@ -132,4 +144,20 @@ def _motion(options: argparse.Namespace) -> int:
     qualities = dataset_of(Path(options.videos), Path(options.target), **about)
     mean = f", of whose corners {sum(qualities) / len(qualities):.0%} agree" if qualities else ""
     sys.stdout.write(f"{len(qualities)} films added{mean}: {options.target}\n")
+    return 0
+
+
+def _fetch_assets(options: argparse.Namespace) -> int:
+    import sys
+    from pathlib import Path
+
+    from vla.data.assets import FOLDER, MANIFEST, fetch_libero, libero_folder
+
+    got = fetch_libero(Path(options.source), Path(options.to) if options.to else None)
+    trust = (
+        "the same as at the first fetch" if got.known else f"taken as they are; their hashes now stand in {MANIFEST}"
+    )
+    sys.stdout.write(f"{got.files} files, {got.size / 1e6:.1f} MB, in {got.folder}: {trust}\n")
+    if got.folder != libero_folder():
+        sys.stdout.write(f"the suite looks there when {FOLDER}={got.folder} is set\n")
     return 0
