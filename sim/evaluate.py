@@ -29,7 +29,7 @@ from sim.robustness import disturbed, grid
 from sim.rollout import Played, Scene, Setting, play_all
 from sim.shown import CONTROLS, GOALS, chosen, prompts_of
 from sim.store import FILE, EpisodeStore, Key, fingerprint
-from sim.suite import TEST_SEEDS, shared_suite, suite_of
+from sim.suite import TEST_SEEDS, NoExpert, shared_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import UnderstudyError
 from vla.prompt import read_goal
@@ -213,7 +213,23 @@ def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Sce
     scenes += disturbed(scenes, config.axes, read_spec(config.policy), wrong_instructions(words)) if config.axes else []
     bare = Setting(setting.suite_options)
     scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]
-    return scenes + [Scene(bare, task, task, "expert", seed) for task in tasks for seed in seeds]
+    able = with_expert([(task, seed) for task in tasks for seed in seeds], setting)
+    return scenes + [Scene(bare, task, task, "expert", seed) for task, seed in able]
+
+
+def with_expert(scenes: Sequence[tuple[str, int]], setting: Setting) -> list[tuple[str, int]]:
+    """Those of the scenes for which somebody is known who can do the task; the first of each task tells."""
+    suite = shared_suite(suite_of(scenes[0][0]), setting.suite_options)
+    able: dict[str, bool] = {}
+    for task, seed in scenes:
+        if task not in able:
+            suite.reset(task, seed)
+            try:
+                able[task] = bool(suite.expert())
+            except NoExpert as error:
+                able[task] = False
+                logger.warning("no ceiling: %s", error)
+    return [(task, seed) for task, seed in scenes if able[task]]
 
 
 def wants_prompt(config: EvalConfig) -> bool:

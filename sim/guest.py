@@ -25,12 +25,12 @@ from typing import IO, ClassVar, NoReturn
 import numpy as np
 
 from sim.guest_messages import Told, receive, send, spec_from_json
-from sim.suite import Diverged, EnvironmentCrashed, EpisodeFault
+from sim.suite import Diverged, EnvironmentCrashed, EpisodeFault, NoExpert
 from vla.errors import UnderstudyError
 from vla.types import Observation
 
 PROJECT = Path(__file__).parents[1]
-_REFUSALS = {one.__name__: one for one in (Diverged, EpisodeFault)}
+_REFUSALS = {one.__name__: one for one in (Diverged, EpisodeFault, NoExpert)}
 _DYING_SECONDS = 5.0
 _LAST_LINES = 4
 

@@ -46,6 +46,10 @@ class EpisodeFault(UnderstudyError):  # noqa: N818  a fact about an episode
     """Why an episode cannot be judged. It is counted by its name, and the others go on."""
 
 
+class NoExpert(UnderstudyError):  # noqa: N818  a fact about a task
+    """Nobody is known who can do the task in this scene."""
+
+
 class Diverged(EpisodeFault):
     """The simulation has left the physical world."""
 
@@ -124,7 +128,7 @@ class Suite(Protocol):
         ...
 
     def expert(self) -> Callable[[], np.ndarray]:
-        """A scripted expert for the current episode: each call gives the next action [A]."""
+        """A scripted expert for the current episode: each call gives the next action [A]; may raise `NoExpert`."""
         ...
 
     def keep(self) -> Callable[[], None]:

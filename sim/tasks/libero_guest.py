@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sim.suite import TEST_SEEDS
+from sim.suite import TEST_SEEDS, NoExpert
 from sim.tasks.libero_states import initial_states
 from sim.tasks.libero_tasks import PROFILES, SUITES, ProfileName, suite_and_name, words
 from sim.tasks.mujoco_suite import Expert, RendererName, Robot, choose_renderer
@@ -83,7 +83,7 @@ class LiberoWorld(PandaWorld):
 
     def expert(self) -> Expert:
         """There is none."""
-        raise UnderstudyError(
+        raise NoExpert(
             "LIBERO has no expert: its demonstrations were recorded by people. Import these (vla data import)"
         )
 

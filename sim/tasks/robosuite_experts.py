@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sim.suite import NoExpert
 from sim.tasks.mujoco_suite import Expert
-from vla.errors import UnderstudyError
 
 if TYPE_CHECKING:
     from sim.tasks.robosuite_guest import RobosuiteWorld
@@ -70,7 +70,7 @@ Behaviour = Callable[["RobosuiteWorld"], Aim]
 def robosuite_expert(world: "RobosuiteWorld") -> Expert:
     """The expert for the world's task: each call gives the next action [7]."""
     if world.task not in BEHAVIOURS:
-        raise UnderstudyError(
+        raise NoExpert(
             f"there is no expert for robosuite/{world.task}; there are some for {', '.join(sorted(BEHAVIOURS))}"
         )
     behaviour = BEHAVIOURS[world.task]

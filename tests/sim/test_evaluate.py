@@ -17,7 +17,7 @@ from sim import collect, evaluate
 from sim.evaluate import EvalConfig, charge, check_fingerprint, instructions, plan, trained_tasks, wrong_instructions
 from sim.results import read_report
 from sim.rollout import Setting
-from sim.suite import TEST_SEEDS, TRAIN_SEEDS
+from sim.suite import TEST_SEEDS, TRAIN_SEEDS, NoExpert
 from sim.tasks.tabletop import TASKS as TABLETOP
 from sim.tasks.tabletop import TabletopSuite
 from vla.config import build, load
@@ -221,3 +221,41 @@ def test_faults_are_an_exit_code(checkpoint, tmp_path, monkeypatch):
     report = read_report(tmp_path)
     assert report["faults"] == {"Diverged": 6}
     assert any("could not be judged" in remark for remark in report["remarks"])
+
+
+def test_a_task_that_nobody_can_do_has_no_ceiling(tmp_path, monkeypatch):
+    expert = TabletopSuite.expert
+
+    def unable(suite):
+        if suite.task.verb == "lift":
+            raise NoExpert("nobody lifts")
+        return expert(suite)
+
+    monkeypatch.setattr(TabletopSuite, "expert", unable)
+    scenes = plan(TASKS, SETTING, config(tmp_path, tmp_path))
+    assert {scene.task for scene in scenes if scene.condition == "expert"} == {"tabletop/press-button"}
+    assert {scene.task for scene in scenes if scene.condition == "policy"} == set(TASKS)
+
+
+def test_an_evaluation_goes_on_where_it_stopped(checkpoint, tmp_path, monkeypatch):
+    whole = evaluate.evaluate(config(checkpoint, tmp_path / "whole"))
+    todo, played = config(checkpoint, tmp_path / "stopped"), []
+    play = evaluate.play_all
+
+    def some(scenes, **about):
+        for number, one in enumerate(play(scenes, **about)):
+            if number == 5 and not played:
+                raise KeyboardInterrupt
+            yield one
+
+    monkeypatch.setattr(evaluate, "play_all", some)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.evaluate(todo)
+    monkeypatch.setattr(
+        evaluate, "play_all", lambda scenes, **about: played.append(len(scenes)) or play(scenes, **about)
+    )
+    again = evaluate.evaluate(todo)
+    assert played == [len(whole.results) - 5]
+    assert [replace(one, latency_ms=()) for one in again.results] == [
+        replace(one, latency_ms=()) for one in whole.results
+    ]
