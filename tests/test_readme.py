@@ -13,7 +13,10 @@ from vla import cli, config
 
 REPO = Path(__file__).resolve().parent.parent
 README = REPO / "README.md"
-OTHERS = ("policies/README.md", "policies/uva/README.md", "robot_bridge/retarget/README.md")
+OTHERS = (
+    *("policies/README.md", "policies/uva/README.md"),
+    *("robot_bridge/retarget/README.md", "robot_bridge/foreign/README.md", "sim/README.md"),
+)
 PAGES = (README, *(REPO / page for page in OTHERS))
 TEXT = "\n".join(page.read_text("utf-8") for page in PAGES if page.exists())
 

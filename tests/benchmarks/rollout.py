@@ -146,13 +146,18 @@ class InLeRobot:
         theirs = make_env_pre_post_processors(env_cfg=config, policy_cfg=settings)
         before, after = make_pre_post_processors(settings, str(checkpoint))
         self._through = (*theirs, lambda seen: before({renamed.get(key, key): seen[key] for key in seen}), after)
-        self._seed = count()
+        self._seed, self._longest, call = count(), 0, self._envs.call
+
+        def told(name: str, *given: object) -> tuple[Any, ...]:
+            return (self._longest,) * WORKERS if name == "_max_episode_steps" else call(name, *given)
+
+        self._envs.call = told
 
     def __call__(self, steps: int) -> float:
         """Env-steps a second over ``steps``, of one episode in each environment."""
         from lerobot.scripts.lerobot_eval import rollout
 
-        self._envs.set_attr("_max_episode_steps", steps // WORKERS)
+        self._longest = steps // WORKERS
         seeds, began = [next(self._seed) for _ in range(WORKERS)], perf_counter()
         played = rollout(self._envs, self._policy, *self._through, seeds=seeds)
         return played["action"].shape[1] * WORKERS / (perf_counter() - began)
