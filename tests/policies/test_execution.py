@@ -241,6 +241,6 @@ def test_what_cannot_be_late_is_refused():
     with pytest.raises(UnderstudyError, match="delay must be 0 or more"):
         ChunkExecutor(Counting(), ExecutionConfig("newest", delay=-1))
     with pytest.raises(UnderstudyError, match="one action at a time"):
-        ChunkExecutor(Counting(pred_horizon=1), ExecutionConfig("newest", exec_horizon=1, delay=1))
+        ChunkExecutor(Counting(pred_horizon=1, exec_horizon=1), ExecutionConfig("newest", delay=1))
     with pytest.raises(UnderstudyError, match="ensemble=newest"):
         ChunkExecutor(Counting(), ExecutionConfig("adaptive", realtime="guided"))
