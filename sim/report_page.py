@@ -259,7 +259,7 @@ def _times(report: Entry) -> Markup:
         for name, table in latencies.items()
         if table["count"]
     ]
-    walls = [[name, _duration(seconds)] for name, seconds in report["wall_s"].items()]
+    walls = [[name, duration(seconds)] for name, seconds in report["wall_s"].items()]
     tables = [_table(["One inference [ms]", *columns], rows), _table(["Wall time", ""], walls)]
     return el("section", el("h2", "Time"), *tables) if rows or walls else Markup("")
 
@@ -275,7 +275,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     return el("div", table, class_="scroll")
 
 
-def _duration(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
+    """Seconds for people: ``12.3 s``, ``2 min 05 s``."""
     if seconds is None:
         return "–"
     if seconds < 100:

@@ -33,6 +33,7 @@ from sim.disturbance import Disturbance, Place, disturb
 from sim.physics import check_physics
 from sim.suite import SuiteSpec
 from sim.tasks.metaworld_sets import TASK_SETS
+from sim.tasks.mujoco_suite import RendererName, choose_renderer
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec, CameraSpec, Gripper, Observation
 
@@ -67,7 +68,6 @@ HALFWAY = {
 
 TABLE = Place((-0.35, 0.4), (0.35, 0.9), height=0.0)
 ProfileName = Literal["fast", "lerobot"]
-RendererName = Literal["auto", "gl", "ray"]
 
 _SCENES_KEPT = 8  # a scene holds about 60 MB, and 30 MB more for each size of its OpenGL pictures
 _HZ = 80.0
@@ -382,15 +382,9 @@ def _put_in_place(env: Any) -> None:
 
 def _renderer(profile: ProfileName, wanted: RendererName) -> Literal["gl", "ray"]:
     """Which renderer to use on this machine."""
-    from sim.cameras import BACKEND
     from sim.rendering import apt_line
 
-    if wanted not in get_args(RendererName):
-        raise unknown("renderer", wanted, get_args(RendererName))
-    if profile == "lerobot" and (wanted == "ray" or BACKEND == "none"):
+    chosen = choose_renderer(wanted)
+    if profile == "lerobot" and chosen == "ray":
         raise UnderstudyError(f"profile 'lerobot' needs OpenGL; use profile='fast', or install one: {apt_line()}")
-    if wanted == "auto":
-        return "ray" if BACKEND == "none" else "gl"
-    if wanted == "gl" and BACKEND == "none":
-        raise UnderstudyError(f"no OpenGL library works on this machine; use renderer='ray', or install: {apt_line()}")
-    return wanted
+    return chosen
