@@ -82,9 +82,17 @@ def theirs(kind: str, *, data: Path, out: Path, steps: int, seed: int) -> list[s
         settings.append(f"scheduler_decay_steps={steps}")
     given = [f"--policy.type={kind}", *(f"--policy.{setting}" for setting in [*settings, *PEERS[kind]])]
     given += ["--dataset.repo_id=local/mt10", f"--dataset.root={data.resolve()}", "--dataset.video_backend=pyav"]
-    given += [f"--steps={steps}", f"--save_freq={steps}", "--log_freq=10", f"--batch_size={BATCH['lerobot']}"]
+    given += [f"--steps={steps}", f"--save_freq={-(-steps // 6)}", "--log_freq=10", f"--batch_size={BATCH['lerobot']}"]
     given += ["--num_workers=0", "--wandb.enable=false", f"--seed={seed}", f"--output_dir={out}"]
     return [sys.executable, "-m", "lerobot.scripts.lerobot_train", *given]
+
+
+def gone_on(command: Sequence[str], checkpoint: Path, out: Path) -> Sequence[str]:
+    """The command that goes on with one of LeRobot's trainings from its last state, if it has one."""
+    if not (checkpoint / "train_config.json").is_file():
+        shutil.rmtree(out, ignore_errors=True)
+        return command
+    return [*command[:3], f"--config_path={checkpoint}/train_config.json", "--resume=true"]
 
 
 def seconds_a_step(policy: str, *, data: Path, work: Path) -> dict[str, float]:
@@ -127,8 +135,7 @@ def trained(policy: str, seed: int, planned: Mapping[str, Any], *, data: Path, w
         checkpoint, out = folder / "train/checkpoints/last/pretrained_model", folder / "train"
         command = theirs(policy, data=data, out=out, steps=steps[policy], seed=seed)
         if not (checkpoint / "provenance.json").is_file():
-            shutil.rmtree(out, ignore_errors=True)
-            call(command, folder / "train.log")
+            call(gone_on(command, checkpoint, out), folder / "train.log")
             adopt(checkpoint, data)
         noted(checkpoint, command, steps[policy] * planned["s_a_step"][policy][policy])
         return checkpoint
