@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -122,6 +122,7 @@ def main(argv: list[str]) -> int:
 def evaluate(config: EvalConfig) -> Evaluation:
     """Play all scenes, then play the ones worth watching again for their films."""
     started = perf_counter()
+    config = seen_by_all(config) if config.cluster else config
     tasks = expand(config.tasks or trained_tasks(config.policy))
     setting = setting_of(config, tasks)
     scenes = plan(tasks, setting, config)
@@ -134,6 +135,13 @@ def evaluate(config: EvalConfig) -> Evaluation:
     if config.films:
         results, plots = film(scenes, results, config)
     return Evaluation(results, plots, perf_counter() - started, charged)
+
+
+def seen_by_all(config: EvalConfig) -> EvalConfig:
+    """With paths that do not depend on where a process was started."""
+    goal = str(Path(config.goal).resolve()) if config.goal and config.goal not in GOALS else config.goal
+    prompt = None if config.prompt is None else config.prompt.resolve()
+    return replace(config, policy=config.policy.resolve(), out=config.out.resolve(), prompt=prompt, goal=goal)
 
 
 def resumed(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[EpisodeResult]:
@@ -150,13 +158,14 @@ def resumed(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[EpisodeResu
     config.out.mkdir(parents=True, exist_ok=True)
     with EpisodeStore(config.out / FILE) as store:
         keys = [key(store, scene) for scene in scenes]
+        if found := store.found(keys):
+            logger.info("%d of %d episodes were played before; remove %s to play anew", *map(len, (found, keys)), FILE)
         yield from store.resumed(keys, lambda left: played_by(config, [scenes[number] for number in left]))
 
 
 def setting_of(config: EvalConfig, tasks: Sequence[str]) -> Setting:
     """What all episodes share, after a look whether the pictures are of the kind that was trained on."""
-    policy = str(config.policy.resolve() if config.cluster else config.policy)
-    setting = Setting(json.dumps(config.suite, sort_keys=True), policy, config.execution, config.quick)
+    setting = Setting(json.dumps(config.suite, sort_keys=True), str(config.policy), config.execution, config.quick)
     if not config.other_scene:
         check_fingerprint(config.policy, shared_suite(suite_of(tasks[0]), setting.suite_options).spec.fingerprint)
     return setting
@@ -181,6 +190,8 @@ def charge(latency: str, scene: Scene) -> tuple[Setting, dict[str, Any]]:
             late_ms = float(latency)
         except ValueError as error:
             raise UnderstudyError(f"latency is milliseconds, or 'measured'; got {latency!r}") from error
+        if not (isfinite(late_ms) and late_ms >= 0):
+            raise UnderstudyError(f"latency is 0 milliseconds or more, got {latency}")
     hz = shared_suite(suite_of(scene.task), scene.setting.suite_options).spec.control_hz
     steps = ceil(late_ms / 1e3 * hz - 1e-9)
     setting = replace(scene.setting, execution=replace(scene.setting.execution, delay=steps))
@@ -300,8 +311,7 @@ def film(
         if one.condition == "policy":
             chosen.setdefault((one.task, one.success), number)
     names = {n: f"films/{results[n].task.replace('/', '-')}-{results[n].seed}.mp4" for n in chosen.values()}
-    folder = config.out.resolve() if config.cluster else config.out
-    again = [replace(scenes[number], film=str(folder / name)) for number, name in names.items()]
+    again = [replace(scenes[number], film=str(config.out / name)) for number, name in names.items()]
     plots = {}
     replays = with_progress(played_by(config, again), what="film", total=len(again))
     for (number, name), replay in zip(names.items(), replays):

@@ -30,7 +30,7 @@ from sim.disturbance import Disturbance, Senses
 from sim.films import write_film
 from sim.pool import run_jobs
 from sim.results import Condition, EpisodeResult
-from sim.shown import pictured, shown
+from sim.shown import GOALS, pictured, shown
 from sim.suite import TEST_SEEDS, EnvironmentCrashed, EpisodeFault, Suite, shared_suite, suite_module, suite_of
 from vla.data.frames import fit_image
 from vla.errors import UnderstudyError
@@ -337,6 +337,7 @@ def _apart(scenes: Sequence[Scene], workers: int, cluster: str) -> Iterator[Play
         modules.add("policies.cogact")
     preload = ("sim.rollout", *sorted(modules))
     paths = {path for scene in scenes for path in (scene.setting.checkpoint, scene.prompt) if path}
+    paths |= {scene.goal for scene in scenes if scene.goal and scene.goal not in GOALS}
     return run_jobs(play, scenes, workers=workers, preload=preload, cluster=cluster, paths=sorted(paths), lost=crashed)
 
 

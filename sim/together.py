@@ -167,6 +167,8 @@ class Slot:
     pictures: Pictures
     scene: int | None = None
     """which of the scenes is played here"""
+    put: Task | None = None
+    """what the policy was last told here"""
     observation: Observation | None = None
     answer: Seen | Played | None = None
     latencies_ms: list[float] = field(default_factory=list)
@@ -174,6 +176,8 @@ class Slot:
 
 def play_together(scenes: Sequence[Scene], *, workers: int, batch: int) -> Iterator[Played]:
     """Play scenes in which one policy acts, ``batch`` of them at a time, in order; ``workers``: processes (≥ 1)."""
+    if batch < 1:
+        raise UnderstudyError(f"batch must be at least 1, got {batch}")
     table = Table(scenes, workers=max(1, workers), batch=min(batch, len(scenes)))
     try:
         yield from table.play()
@@ -258,7 +262,7 @@ class Table:
                 f"a worker died before it served anything (exit code {died.code}): see its output above"
             )
         guilty = self._slots[died.slot].scene
-        self._deaths[guilty] += guilty is not None
+        self._deaths[guilty] += 1
         self._workers[number] = self._worker()
         logger.warning("a worker died (exit code %s); its episodes begin again", died.code)
         others = [slots for slots in self._groups if slots is not group]
@@ -296,11 +300,12 @@ class Table:
             seen = slot.answer
             slot.observation = Observation(slot.pictures.read(), seen.proprio, seen.stamp_ns)
             if seen.put is not None:
+                slot.put = seen.put
                 slot.session.reset(seen.put, seed=self._scenes[slot.scene].seed)
         for slot in group:
             if slot.observation is None:  # it has had no episode yet that asked
-                slot.session, slot.observation = self._policy.session(), asking[0].observation
-                slot.session.reset(Task(""), seed=0)
+                slot.put, slot.observation = asking[0].put, asking[0].observation
+                slot.session.reset(slot.put, seed=0)
         began = perf_counter()
         seen = [(slot.observation, slot.answer.underway if slot in asking else None) for slot in group]
         chunks = self._policy.infer_together([slot.session for slot in group], seen)

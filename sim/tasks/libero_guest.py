@@ -15,11 +15,10 @@ import numpy as np
 
 from sim.suite import TEST_SEEDS, NoExpert
 from sim.tasks.libero_states import initial_states
-from sim.tasks.libero_tasks import PROFILES, SUITES, ProfileName, suite_and_name, words
-from sim.tasks.mujoco_suite import Expert, RendererName, Robot, choose_renderer
+from sim.tasks.libero_tasks import PROFILES, SUITES, suite_and_name, words
+from sim.tasks.mujoco_suite import Expert, Robot
 from sim.tasks.robosuite_base import ACTION, CAMERAS, HZ, SURFACE, PandaSuite, PandaWorld, import_robosuite
-from vla.errors import UnderstudyError, unknown
-from vla.types import CameraSpec
+from vla.errors import UnderstudyError
 
 SETTLING = 10
 """Steps without a movement and with an open gripper, before an episode begins: things fall into place."""
@@ -105,24 +104,11 @@ class LiberoGuest(PandaSuite):
         surface=SURFACE,
     )
     mirrored = True
+    profiles = PROFILES
 
-    def __init__(
-        self,
-        *,
-        assets: str,
-        profile: ProfileName = "fast",
-        image_size: int | None = None,
-        cameras: Sequence[str] = ("front", "wrist"),
-        renderer: RendererName = "auto",
-    ) -> None:
-        if profile not in PROFILES:
-            raise unknown("profile", profile, PROFILES)
-        chosen, size = choose_renderer(renderer), int(image_size or PROFILES[profile])
-        if profile == "libero" and chosen == "ray":
-            raise UnderstudyError("profile 'libero' needs OpenGL; use profile='fast' for rays")
+    def __init__(self, *, assets: str, cameras: Sequence[str] = ("front", "wrist"), **looks: Any) -> None:
+        super().__init__(cameras=cameras, **looks)
         self._assets = Path(assets)
-        looks = [CameraSpec(name, size, size) for name in cameras]
-        self._look(looks, renderer=chosen, profile=profile, nice=profile == "libero")
 
     def make_world(self, task: str) -> LiberoWorld:
         """Load the environment of ``task``, in some seconds."""

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -114,6 +114,23 @@ class World(Protocol):
     def expert(self) -> Expert:
         """Who can do the task of this episode; raises `UnderstudyError` when nobody is known."""
         ...
+
+
+class AroundEnvironment:
+    """What worlds share that are around a gymnasium environment: its model, and its data as theirs."""
+
+    def __init__(self, env: Any) -> None:
+        self.env = env
+        self.model: mujoco.MjModel = env.model
+
+    @property
+    def data(self) -> "mujoco.MjData":
+        """The state of the physics."""
+        return self.env.data
+
+    @data.setter
+    def data(self, data: "mujoco.MjData") -> None:
+        self.env.data = data
 
 
 class MujocoSuite:

@@ -9,7 +9,7 @@ it computes every observable at every step of the physics, asked for or not.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sim.disturbance import Disturbance, Place, disturb
-from sim.tasks.mujoco_suite import MujocoSuite
+from sim.tasks.mujoco_suite import MujocoSuite, RendererName, choose_renderer
+from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec, CameraSpec, Gripper
 
 if TYPE_CHECKING:
@@ -105,6 +106,24 @@ class PandaSuite(MujocoSuite):
 
     mirrored: ClassVar[bool] = False
     """whether left is right in its pictures"""
+    profiles: ClassVar[dict[str, int]]
+    """``fast``, and the package's own by the suite's name → pixels a side"""
+
+    def __init__(
+        self,
+        *,
+        profile: str = "fast",
+        image_size: int | None = None,
+        cameras: Sequence[str] = ("front",),
+        renderer: RendererName = "auto",
+    ) -> None:
+        if profile not in self.profiles:
+            raise unknown("profile", profile, self.profiles)
+        chosen, size = choose_renderer(renderer), int(image_size or self.profiles[profile])
+        if profile != "fast" and chosen == "ray":
+            raise UnderstudyError(f"profile {profile!r} needs OpenGL; use profile='fast' for rays")
+        looks = [CameraSpec(name, size, size) for name in cameras]
+        self._look(looks, renderer=chosen, profile=profile, nice=profile != "fast")
 
     def reset(self, task: str, seed: int) -> None:
         """Start ``task`` in the scene that ``seed`` decides."""

@@ -5,15 +5,11 @@ own controller (`OSC_POSE`, 20 Hz), the door with its latch. Each is loaded once
 1 s: everything is drawn anew but the size of Lift's cube, which robosuite draws as it loads (4.0 to 4.4 cm; 4.1 here).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from sim.tasks.mujoco_suite import Expert, RendererName, Robot, choose_renderer
+from sim.tasks.mujoco_suite import Expert, Robot
 from sim.tasks.robosuite_base import ACTION, CAMERAS, HZ, SURFACE, PandaSuite, PandaWorld, import_robosuite
-from sim.tasks.robosuite_tasks import ENVIRONMENTS, PROFILES, ProfileName
-from vla.errors import UnderstudyError, unknown
-from vla.types import CameraSpec
+from sim.tasks.robosuite_tasks import ENVIRONMENTS, PROFILES
 
 
 class RobosuiteWorld(PandaWorld):
@@ -73,22 +69,7 @@ class RobosuiteGuest(PandaSuite):
         cameras=tuple(CAMERAS),
         surface=SURFACE,
     )
-
-    def __init__(
-        self,
-        *,
-        profile: ProfileName = "fast",
-        image_size: int | None = None,
-        cameras: Sequence[str] = ("front",),
-        renderer: RendererName = "auto",
-    ) -> None:
-        if profile not in PROFILES:
-            raise unknown("profile", profile, PROFILES)
-        chosen, size = choose_renderer(renderer), int(image_size or PROFILES[profile])
-        if profile == "robosuite" and chosen == "ray":
-            raise UnderstudyError("profile 'robosuite' needs OpenGL; use profile='fast' for rays")
-        looks = [CameraSpec(name, size, size) for name in cameras]
-        self._look(looks, renderer=chosen, profile=profile, nice=profile == "robosuite")
+    profiles = PROFILES
 
     def make_world(self, task: str) -> RobosuiteWorld:
         """Load the environment of ``task``, in a second."""

@@ -12,12 +12,12 @@ A task is achieved when the package says so after any step.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.disturbance import Place
-from sim.tasks.mujoco_suite import Expert, Mount, MujocoSuite, Robot, compiled
+from sim.tasks.mujoco_suite import AroundEnvironment, Expert, Mount, MujocoSuite, Robot, compiled
 from vla.types import ActionSpec
 
 if TYPE_CHECKING:
@@ -65,26 +65,16 @@ def _environment_class(task: str) -> type:
     return Seen
 
 
-class AdroitWorld:
+class AdroitWorld(AroundEnvironment):
     """One of the four environments."""
 
     def __init__(self, task: str) -> None:
-        self.env: Any = _environment_class(task)(reward_type="dense")
-        self.model: mujoco.MjModel = self.env.model
+        super().__init__(_environment_class(task)(reward_type="dense"))
         self.task, self.seed = task, 0
         joints = [self.model.joint(joint).name for joint in self.model.actuator_trnid[:, 0]]
         self._asked = [_NAMES.index(joint) for joint in joints]
         self._felt = self.model.jnt_qposadr[self.model.actuator_trnid[:, 0]]
         self._per_unit = -self.model.actuator_biasprm[:, 1] / self.model.actuator_gainprm[:, 0]
-
-    @property
-    def data(self) -> "mujoco.MjData":
-        """The state of the physics."""
-        return self.env.data
-
-    @data.setter
-    def data(self, data: "mujoco.MjData") -> None:
-        self.env.data = data
 
     def reset(self, task: str, seed: int) -> None:
         """Draw the scene."""

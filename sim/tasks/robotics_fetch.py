@@ -14,16 +14,16 @@ the inside of the gripper.
 """
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.disturbance import Place
-from sim.tasks.mujoco_suite import Expert, Mount, MujocoSuite, Robot, compiled
+from sim.tasks.mujoco_suite import AroundEnvironment, Expert, Mount, MujocoSuite, Robot, compiled
 from vla.types import ActionSpec, Gripper
 
 if TYPE_CHECKING:
-    import mujoco
+    pass
 
 MOUNTS = (
     Mount("front", position=(2.1, 0.75, 1.2), looks_at=(1.25, 0.75, 0.47), fovy=46.0),
@@ -62,22 +62,12 @@ def _environment_class(task: str) -> type:
     return Seen
 
 
-class FetchWorld:
+class FetchWorld(AroundEnvironment):
     """One of the four environments."""
 
     def __init__(self, task: str) -> None:
-        self.env: Any = _environment_class(task)()
-        self.model: mujoco.MjModel = self.env.model
+        super().__init__(_environment_class(task)())
         self.task = task
-
-    @property
-    def data(self) -> "mujoco.MjData":
-        """The state of the physics."""
-        return self.env.data
-
-    @data.setter
-    def data(self, data: "mujoco.MjData") -> None:
-        self.env.data = data
 
     def reset(self, task: str, seed: int) -> None:
         """Draw the block and the goal; mark the goal."""

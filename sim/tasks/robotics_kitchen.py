@@ -10,16 +10,16 @@ within 2 cm. A task is achieved when its thing is within 0.3 (rad, m, and quater
 package's goal after any step; the package asks for no more, so that a sliding door that is 8 cm open counts as open.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sim.disturbance import Place
-from sim.tasks.mujoco_suite import Expert, Mount, MujocoSuite, Robot, compiled
+from sim.tasks.mujoco_suite import AroundEnvironment, Expert, Mount, MujocoSuite, Robot, compiled
 from vla.types import ActionSpec, Gripper
 
 if TYPE_CHECKING:
-    import mujoco
+    pass
 
 MOUNTS = (
     Mount("front", position=(-0.8, -1.2, 3.1), looks_at=(-0.2, 0.5, 2.1), fovy=56.0),
@@ -44,7 +44,7 @@ INSTRUCTIONS = {
 """Task, by the package's name, → the words for it."""
 
 
-class KitchenWorld:
+class KitchenWorld(AroundEnvironment):
     """The kitchen, for all seven tasks."""
 
     def __init__(self) -> None:
@@ -52,21 +52,12 @@ class KitchenWorld:
         from gymnasium_robotics.envs.franka_kitchen import kitchen_env
 
         kitchen = kitchen_env.KitchenEnv(robot_noise_ratio=0.0)
-        self.env: Any = kitchen.robot_env
-        self.model = self.env.model = compiled(self.env.fullpath, MOUNTS)
-        self.env.data = mujoco.MjData(self.model)
+        kitchen.robot_env.model = compiled(kitchen.robot_env.fullpath, MOUNTS)
+        super().__init__(kitchen.robot_env)
+        self.data = mujoco.MjData(self.model)
         self._entries, self._goals = kitchen_env.OBS_ELEMENT_INDICES, kitchen_env.OBS_ELEMENT_GOALS
         self._near = kitchen_env.BONUS_THRESH
         self.task = ""
-
-    @property
-    def data(self) -> "mujoco.MjData":
-        """The state of the physics."""
-        return self.env.data
-
-    @data.setter
-    def data(self, data: "mujoco.MjData") -> None:
-        self.env.data = data
 
     def reset(self, task: str, seed: int) -> None:
         """The package's state, the arm and the kettle moved a little."""

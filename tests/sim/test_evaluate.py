@@ -198,6 +198,9 @@ def test_latency_is_measured_or_milliseconds(checkpoint, tmp_path):
     assert charge("50", scene)[0].execution.delay == 1
     with pytest.raises(UnderstudyError, match="latency is milliseconds, or 'measured'; got 'long'"):
         charge("long", scene)
+    for wrong in ("-5", "nan", "inf"):
+        with pytest.raises(UnderstudyError, match="0 milliseconds or more"):
+            charge(wrong, scene)
 
 
 def test_many_at_once_are_evaluated_like_one_at_a_time(checkpoint, tmp_path):

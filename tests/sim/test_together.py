@@ -58,6 +58,21 @@ def test_answers_are_those_of_one_at_a_time_but_for_rounding(checkpoint):
         np.testing.assert_allclose(one.actions[:8], alone.actions[:8], atol=2e-3)
 
 
+def test_a_place_without_an_episode_is_told_what_another_is(checkpoint, monkeypatch):
+    policy = together.shared_policy(str(checkpoint), embodiment="panda-primitive")
+    told, reset = [], type(policy).reset
+
+    def telling(self, task, *, seed=0):
+        told.append(task)
+        reset(self, task, seed=seed)
+
+    monkeypatch.setattr(type(policy), "reset", telling)
+    todo = scenes(checkpoint)[:3]
+    assert len(plain(play_together(todo, workers=1, batch=2))) == 3
+    assert len(told) == 4  # the fourth place is empty
+    assert all(task.instruction for task in told)  # who is shown a video could do nothing with an empty task
+
+
 def test_who_asks_nobody_plays_beside(checkpoint):
     todo = scenes(checkpoint, seeds=1)
     mixed = [todo[0], replace(todo[0], condition="random"), todo[1], replace(todo[1], condition="expert")]
@@ -130,6 +145,9 @@ def test_what_cannot_be_played_together_is_refused(checkpoint, monkeypatch):
         list(play_together([todo[0], replace(todo[1], setting=Setting("{}"))], workers=1, batch=2))
     with pytest.raises(UnderstudyError, match="give batch=1"):
         list(play_all(todo, workers=1, batch=2, cluster="ray"))
+    for wrong in (0, -2):
+        with pytest.raises(UnderstudyError, match="batch must be at least 1"):
+            list(play_all(todo, workers=1, batch=wrong))
     monkeypatch.setattr(together, "shared_policy", lambda *_, **__: object())
     with pytest.raises(UnderstudyError, match="one episode at a time"):
         list(play_together(todo, workers=1, batch=2))
