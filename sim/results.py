@@ -251,7 +251,7 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         )
     fewest = min(entry["episodes"] for entry in tasks.values())
     if fewest < FEW_EPISODES:
-        said.append(f"Only {fewest} episodes on some task: read its interval, not its rate.")
+        said.append(f"Only {fewest} episode{'s' * (fewest > 1)} on some task: read its interval, not its rate.")
     return said
 
 

@@ -94,7 +94,7 @@ def remarks(board: Mapping[str, Any], entrants: Sequence[Entrant]) -> list[str]:
         said.append(f"Not all were trained on the same demonstrations ({kinds}).")
     fewest = min(board["scenes"].values())
     if fewest < FEW_EPISODES:
-        said.append(f"Only {fewest} scenes of some task: read its interval, not its rate.")
+        said.append(f"Only {fewest} scene{'s' * (fewest > 1)} of some task: read its interval, not its rate.")
     return said
 
 
