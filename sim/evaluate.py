@@ -145,13 +145,17 @@ def seen_by_all(config: EvalConfig) -> EvalConfig:
 
 
 def resumed(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[EpisodeResult]:
-    """The results of all scenes: those that ``out`` holds from an earlier run of the same, the others as they come."""
-    about = {"weights": fingerprint(config.policy), "code": code_version(), "batch": config.batch}
+    """The results of all scenes: those that ``out`` holds from an earlier run of the same, the others as they come.
+
+    Floor and ceiling are the same whatever policy is evaluated: merged into ``out`` from elsewhere, they are found.
+    """
+    weights, about = fingerprint(config.policy), {"code": code_version(), "batch": config.batch}
 
     def key(store: EpisodeStore, scene: Scene) -> Key:
         setting = scene.setting
         suite = shared_suite(suite_of(scene.task), setting.suite_options).spec.fingerprint
         decides = {"suite": suite, "options": setting.suite_options, "quick": setting.quick}
+        decides |= {"weights": weights if scene.asks else ""}
         decides |= {"execution": asdict(setting.execution), "disturbed": str(scene.disturbed)}
         return store.key(about | decides, scene)
 

@@ -1,7 +1,9 @@
 """A policy of LeRobot behind our interface: ACT, diffusion, SmolVLA and whatever else its registry knows.
 
-It runs as LeRobot runs it: asked at every control step, with its own processors, its own history of observations and
-its own queue of actions. So ``pred_horizon`` is 1 and our executor has nothing to combine.
+It runs as LeRobot runs it, with its own processors, its own history of observations and its own queue of actions. One
+that looks only when its queue is empty (`LOOK_ONCE`) answers with the whole queue (``n_action_steps``), so that
+pictures are drawn and latency is charged as for ours; any other is asked at every control step, and ``pred_horizon`` is
+1. In neither case do chunks overlap: our executor has nothing to combine.
 """
 
 from pathlib import Path
@@ -20,6 +22,8 @@ from vla.errors import UnderstudyError
 from vla.types import ActionChunk, CameraSpec, Observation, PolicySpec, Task
 
 FAMILY = "lerobot"
+LOOK_ONCE = ("act", "pi0", "pi05", "smolvla")
+"""Kinds whose ``select_action`` heeds no observation while actions are queued, as long as they see one step alone."""
 
 
 class LeRobotPeer:
@@ -59,7 +63,7 @@ class LeRobotPeer:
 
     @torch.inference_mode()
     def infer(self, observation: Observation, underway: Underway | None = None) -> ActionChunk:
-        """The one action that is due; nothing is ``underway``, since a chunk ends before the next begins."""
+        """The actions [``pred_horizon``, A] due; nothing is ``underway``, since a chunk ends before the next begins."""
         del underway
         batch: dict[str, Any] = {"task": [self._instruction]}
         if self.spec.proprio_names:
@@ -67,8 +71,9 @@ class LeRobotPeer:
         for camera in self.spec.cameras:
             image = fit_image(observation.images[camera.name], camera.height)
             batch[self._keys[camera.name]] = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-        action = self._out_of(self.policy.select_action(self._into(batch)))
-        return ActionChunk(action.float().cpu().numpy(), observation.stamp_ns, 1 / self.spec.control_hz)
+        seen = self._into(batch)
+        actions = [self._out_of(self.policy.select_action(dict(seen))) for _ in range(self.spec.pred_horizon)]
+        return ActionChunk(torch.cat(actions).float().cpu().numpy(), observation.stamp_ns, 1 / self.spec.control_hz)
 
 
 def cameras_of(config: PreTrainedConfig) -> dict[str, str]:
@@ -88,13 +93,14 @@ def spec_of(config: PreTrainedConfig, dataset: DatasetSpec) -> PolicySpec:
             f"the policy has {has[0]} proprio and {has[1]} action entries and pictures of {sorted(shapes.values())}, "
             f"the dataset {wanted[0]} and {wanted[1]}; give the dataset that it was trained on, with square pictures"
         )
+    queue = config.n_action_steps if config.type in LOOK_ONCE and config.n_obs_steps == 1 else 1
     return PolicySpec(
         cameras=tuple(CameraSpec(name, height, width) for name, (_, height, width) in shapes.items()),
         proprio_names=names,
         action=dataset.action,
         accepts=("instruction",),
         obs_horizon=1,
-        pred_horizon=1,
-        exec_horizon=1,
+        pred_horizon=queue,
+        exec_horizon=queue,
         control_hz=dataset.fps,
     )

@@ -5,12 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from policies.cogact import CogACT
+from policies.execution import ChunkExecutor
 from policies.lerobot_plugin.command import adopt, main
 from policies.policy import SPEC_FILE, load_policy
 from vla.errors import UnderstudyError
@@ -196,8 +198,16 @@ def acts_as_there(torch, dataset, folder, policy, processors):
     adopt(folder, dataset.root)
     peer = load_policy(folder)
     assert peer.spec.action == dataset.spec.action
-    peer.reset(Task("open the drawer"), seed=3)
-    ours = [peer.infer(observation(dataset, index)).actions for index in range(5)]
+    executor, seen = ChunkExecutor(peer), []
+    executor.reset(Task("open the drawer"), seed=3)
+
+    def look(index):
+        seen.append(index)
+        return observation(dataset, index)
+
+    ours = [executor.act(partial(look, index))[None] for index in range(5)]
+    assert seen == list(range(0, 5, peer.spec.exec_horizon))
+    assert peer.spec.pred_horizon == (policy.config.n_action_steps if policy.config.n_obs_steps == 1 else 1)
     torch.manual_seed(3)
     policy.reset()
     into, out_of = processors

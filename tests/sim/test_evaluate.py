@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 from itertools import combinations
 from math import ceil
+from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from safetensors.torch import load_file
 from policies.policy import policy_class
 from policies.provenance import write_provenance
 from policies.train import TrainConfig, training_windows
-from sim import collect, evaluate
+from sim import collect, evaluate, merge
 from sim.evaluate import EvalConfig, charge, check_fingerprint, instructions, plan, trained_tasks, wrong_instructions
 from sim.results import read_report
 from sim.rollout import Setting
@@ -262,3 +264,15 @@ def test_an_evaluation_goes_on_where_it_stopped(checkpoint, tmp_path, monkeypatc
     assert [replace(one, latency_ms=()) for one in again.results] == [
         replace(one, latency_ms=()) for one in whole.results
     ]
+
+
+def test_floor_and_ceiling_of_one_policy_are_those_of_another(checkpoint, tmp_path, monkeypatch):
+    first = evaluate.evaluate(config(checkpoint, tmp_path / "first"))
+    other = Path(copytree(checkpoint, tmp_path / "other"))
+    (spec := other / "policy_spec.json").write_text(spec.read_text() + "\n")
+    assert merge.main([str(tmp_path / "first"), "--out", str(tmp_path / "second")]) == 0
+    played, play = [], evaluate.play_all
+    monkeypatch.setattr(evaluate, "play_all", lambda scenes, **about: played.extend(scenes) or play(scenes, **about))
+    second = evaluate.evaluate(config(other, tmp_path / "second"))
+    assert {scene.condition for scene in played} == {"policy", "wrong-instruction"}
+    assert len(second.results) == len(first.results) > len(played)
