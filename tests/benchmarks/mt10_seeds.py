@@ -177,7 +177,7 @@ def evaluated(policy: str, seed: int, checkpoint: Path, *, work: Path, episodes:
 
 
 def main(argv: list[str]) -> int:
-    """``vla bench mt10_seeds``: eighteen trainings and evaluations, some four hours on two cores."""
+    """``vla bench mt10_seeds``: eighteen trainings and evaluations, some five hours on two cores."""
     arguments = parser("mt10_seeds", __doc__)
     arguments.add_argument("--minutes", type=float, default=20, help="of one core, for each training")
     arguments.add_argument("--policies", nargs="+", default=list(POLICIES), choices=POLICIES)
