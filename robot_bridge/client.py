@@ -41,6 +41,10 @@ class BridgeError(UnderstudyError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """What another process makes it anew from."""
+        return type(self), (self.code, str(self))
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -29,6 +29,10 @@ class RefusedError(UnderstudyError):
         super().__init__(message)
         self.code = code
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """What another process makes it anew from."""
+        return type(self), (self.code, str(self))
+
 
 def governed(action: NDArray[np.float32], spec: ActionSpec) -> NDArray[np.float32]:
     """``action`` [A] clipped to ``spec.low``…``spec.high``.

@@ -9,10 +9,10 @@ Jobs go out in small chunks, one thread and one CPU each, and only as far ahead 
 worker or machine dies is done again, job by job, so that a job that kills is found; since each job is a pure function,
 nothing is lost and no number changes.
 
-What every machine needs: the same versions of what decides numbers (`DECIDING`), the same way to OpenGL, and every
-path that jobs read or write under the same name, that is, a shared file system. All that is looked at first, on each
-machine, and what does not fit is an error that names it. Our own code need not be installed there: a cluster that is
-joined gets this command's copy of it (`OURS`, 3 MB, kept by each machine), so that no machine works with an older one.
+What every machine needs: the same versions of what decides numbers (`sim.store.versions`), the same way to OpenGL, and
+every path that jobs read or write under the same name, that is, a shared file system. All that is looked at first, on
+each machine, and what does not fit is an error that names it. Our own code need not be installed there: a cluster that
+is joined gets this command's copy of it (3 MB, kept by each machine), so that no machine works with an older one.
 
 Whoever reaches a Ray cluster can run any code on it: functions, jobs and results travel between its processes as
 pickles, ours and only ours. The Ray of ``cluster=ray`` therefore listens on loopback alone and asks for a token that
@@ -28,26 +28,22 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from sim.pool import MAX_RESTARTS, ONE_THREAD, one_thread
 from sim.rendering import choose_backend
+from sim.store import OURS, versions
 from vla.errors import UnderstudyError, first_line
 
 logger = logging.getLogger(__name__)
 
 OWN = "ray"
 """The name of the cluster that is this command's own."""
-OURS = ("vla", "policies", "robot_bridge", "sim")
-DECIDING = ("numpy", "torch", "mujoco", "metaworld")
-"""Packages whose version may change a number."""
 LONGEST_CHUNK = 16
 """Jobs in a chunk; a task costs about 1 ms, and is what a killed worker costs."""
 AHEAD = 8
@@ -285,10 +281,7 @@ def _check_answers(address: str) -> None:
 
 def about_machine(preload: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
     """What decides on this machine whether a job gives the same result as on another: name → what it has."""
-    about = {"Python": ".".join(platform.python_version_tuple()[:2]), "OpenGL": choose_backend()}
-    for package in DECIDING:
-        with suppress(PackageNotFoundError):
-            about[package] = version(package)
+    about = {"Python": ".".join(platform.python_version_tuple()[:2]), "OpenGL": choose_backend(), **versions()}
     for module in preload:
         try:
             import_module(module)

@@ -8,6 +8,7 @@ apart than two separate success rates do. A scene that only one run has is left 
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sim.intervals import holm
+from sim.remarks import p_text
 from sim.report_charts import difference_bar
-from sim.results import EpisodeResult, episodes_of, p_text, paired_test, read_report, write_json
+from sim.results import EpisodeResult, episodes_of, paired_test, read_report, write_json
 from vla.errors import UnderstudyError
 from vla.markup import Markup, document, el
 
@@ -73,10 +75,21 @@ def _warnings(a: Mapping[str, Any], b: Mapping[str, Any], runs: Sequence[Sequenc
         if extra:
             tasks = ", ".join(sorted({task for task, _ in extra}))
             said.append(f"{len(extra)} of the {len(mine)} scenes of {name} are in that run alone: LEFT OUT ({tasks}).")
+    for name, run in zip("AB", runs):
+        if faults := Counter(one.fault.partition(":")[0] for one in run if one.fault):
+            counts = f"{faults.total()} of the {len(run)} episodes of {name}"
+            said.append(f"{counts} could not be judged, and count as failures: {', '.join(faults)}.")
+    about = [report.get("provenance", {}) for report in (a, b)]
     for name in ("suite", "fingerprint"):
-        first, second = (report.get("provenance", {}).get(name) for report in (a, b))
-        if first != second:
+        first, second = (one.get(name) for one in about)
+        if first != second and None not in (first, second):
             said.append(f"The simulators differ ({name} {first} and {second}): a difference may be theirs.")
+    late = [one.get("charged_latency_ms") for one in about]
+    if late[0] != late[1]:
+        first, second = ("stood still" if one is None else f"moved on for {one:.0f} ms" for one in late)
+        said.append(
+            f"While A was thinking the world {first}, while B was it {second}: a difference may be due to that."
+        )
     return said
 
 

@@ -13,7 +13,7 @@ An axis has levels; 0 is the world as it is. The same scene (task and seed) is d
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil
@@ -70,15 +70,14 @@ class Disturbance:
 
 
 class Senses:
-    """What a policy sees of an episode."""
+    """What a policy that looks through these ``cameras`` sees of an episode."""
 
-    def __init__(self, suite: Suite, disturbance: Disturbance) -> None:
+    def __init__(self, suite: Suite, disturbance: Disturbance, cameras: Sequence[str]) -> None:
         self._suite, self._dropped, behind = suite, "", 0
         if disturbance.axis == "camera-dropped":
-            names = [camera.name for camera in suite.spec.cameras]
-            if disturbance.level > len(names):
-                raise UnderstudyError(f"camera {disturbance.level} cannot drop; there are {', '.join(names)}")
-            self._dropped = names[disturbance.level - 1]
+            if disturbance.level > len(cameras):
+                raise UnderstudyError(f"camera {disturbance.level} cannot drop; there are {', '.join(cameras)}")
+            self._dropped = cameras[disturbance.level - 1]
         if disturbance.axis == "late":
             behind = ceil(LATE_S * disturbance.level * suite.spec.control_hz - 1e-9)
         self._seen: deque[Observation] = deque(maxlen=behind + 1)

@@ -1,16 +1,11 @@
-"""``vla eval``: success rates on scenes that were never trained on, with floor, ceiling and control.
-
-For every task the same test scenes are played by the policy, by random actions (floor), by the expert (ceiling), and
-by the policy told the instruction of another task (control: a policy that does not listen succeeds there too).
-"""
+"""``vla eval``: success rates on scenes that nobody trained on, with floor, ceiling and control (`sim.conditions`)."""
 
 import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import takewhile
 from math import ceil, isfinite
 from pathlib import Path
 from time import perf_counter
@@ -19,28 +14,26 @@ from typing import Any
 import numpy as np
 
 from policies.execution import ExecutionConfig
-from policies.policy import SPEC_FILE, parameters_of, read_spec
+from policies.policy import parameters_of
 from policies.provenance import code_version, read_provenance
 from sim.collect import expand
+from sim.conditions import plan
 from sim.pool import default_workers, with_progress
 from sim.report import write_report
-from sim.results import Condition, EpisodeResult, summarize
-from sim.robustness import disturbed, grid
+from sim.results import EpisodeResult, summarize
+from sim.robustness import grid
 from sim.rollout import Played, Scene, Setting, play_all
-from sim.shown import CONTROLS, GOALS, chosen, prompts_of
-from sim.store import FILE, EpisodeStore, Key, fingerprint
-from sim.suite import TEST_SEEDS, NoExpert, shared_suite, suite_of
+from sim.shown import CONTROLS, GOALS
+from sim.store import FILE, EpisodeStore, Key, by_content, fingerprint, software
+from sim.suite import TEST_SEEDS, shared_suite, suite_of
 from vla.config import help_text, load, wants_help
 from vla.errors import UnderstudyError
-from vla.prompt import read_goal
 
 logger = logging.getLogger(__name__)
 
 EXAMPLE = "vla eval policy=outputs/train tasks=[tabletop/lift-red-cube] episodes=50 out=outputs/eval"
 WARM_UP = 3
 """Answers that are slower than the others."""
-ARTICLES = frozenset({"a", "an", "the"})
-PREPOSITIONS = frozenset({"to", "in", "into", "on", "onto", "of", "with", "from", "at", "by"})
 
 
 @dataclass
@@ -137,7 +130,7 @@ def evaluate(config: EvalConfig) -> Evaluation:
     return Evaluation(results, plots, perf_counter() - started, charged)
 
 
-def seen_by_all(config: EvalConfig) -> EvalConfig:
+def seen_by_all[Config: EvalConfig](config: Config) -> Config:
     """With paths that do not depend on where a process was started."""
     goal = str(Path(config.goal).resolve()) if config.goal and config.goal not in GOALS else config.goal
     prompt = None if config.prompt is None else config.prompt.resolve()
@@ -149,7 +142,9 @@ def resumed(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[EpisodeResu
 
     Floor and ceiling are the same whatever policy is evaluated: merged into ``out`` from elsewhere, they are found.
     """
-    weights, about = fingerprint(config.policy), {"code": code_version(), "batch": config.batch}
+    files = {file for scene in scenes for file in (scene.prompt, scene.goal)}
+    named = {file: file if file in GOALS else by_content(file) for file in files}
+    weights, about = fingerprint(config.policy), {"software": software(), "batch": config.batch}
 
     def key(store: EpisodeStore, scene: Scene) -> Key:
         setting = scene.setting
@@ -157,7 +152,7 @@ def resumed(config: EvalConfig, scenes: Sequence[Scene]) -> Iterator[EpisodeResu
         decides = {"suite": suite, "options": setting.suite_options, "quick": setting.quick}
         decides |= {"weights": weights if scene.asks else ""}
         decides |= {"execution": asdict(setting.execution), "disturbed": str(scene.disturbed)}
-        return store.key(about | decides, scene)
+        return store.key(about | decides, replace(scene, prompt=named[scene.prompt], goal=named[scene.goal]))
 
     config.out.mkdir(parents=True, exist_ok=True)
     with EpisodeStore(config.out / FILE) as store:
@@ -202,125 +197,29 @@ def charge(latency: str, scene: Scene) -> tuple[Setting, dict[str, Any]]:
     return setting, {"charged_latency_ms": late_ms, "charged_steps": steps}
 
 
-def plan(tasks: Sequence[str], setting: Setting, config: EvalConfig) -> list[Scene]:
-    """All episodes: policy, control, floor and ceiling on the same test scenes."""
-    if config.episodes < 1:
-        raise UnderstudyError(f"episodes must be at least 1, got {config.episodes}")
-    seeds = TEST_SEEDS[config.seed : config.seed + config.episodes]
-    words = instructions(tasks, setting)
-    shown, goal = wants_prompt(config), goal_of(config)
-    films = prompts_of(config.prompt, words) if shown else {task: [""] for task in tasks}
-    wrong = wrong_instructions(words) if config.control_episodes else {}
-    if shown:  # who is shown is misled by another film, not by other words
-        wrong = {task: told for task, told in wrong.items() if films[told] != films[task]}
-
-    if goal and goal not in GOALS:
-        wrong = {}  # one picture for all
-
-    def scene(task: str, told: str, condition: Condition, seed: int) -> Scene:
-        return Scene(setting, task, told, condition, seed, prompt=chosen(films[told], told, seed), goal=goal)
-
-    scenes = [scene(task, task, "policy", seed) for task in tasks for seed in seeds]
-    few = seeds[: config.control_episodes]
-    scenes += [scene(task, told, "wrong-instruction", seed) for task, told in wrong.items() for seed in few]
-    controls = CONTROLS if shown else CONTROLS[:1] if goal else ()
-    scenes += [scene(task, task, control, seed) for control in controls for task in tasks for seed in few]
-    scenes += disturbed(scenes, config.axes, read_spec(config.policy), wrong_instructions(words)) if config.axes else []
-    bare = Setting(setting.suite_options)
-    scenes += [Scene(bare, task, task, "random", seed) for task in tasks for seed in seeds]
-    able = with_expert([(task, seed) for task in tasks for seed in seeds], setting)
-    return scenes + [Scene(bare, task, task, "expert", seed) for task, seed in able]
-
-
-def with_expert(scenes: Sequence[tuple[str, int]], setting: Setting) -> list[tuple[str, int]]:
-    """Those of the scenes for which somebody is known who can do the task; the first of each task tells."""
-    suite = shared_suite(suite_of(scenes[0][0]), setting.suite_options)
-    able: dict[str, bool] = {}
-    for task, seed in scenes:
-        if task not in able:
-            suite.reset(task, seed)
-            try:
-                able[task] = bool(suite.expert())
-            except NoExpert as error:
-                able[task] = False
-                logger.warning("no ceiling: %s", error)
-    return [(task, seed) for task, seed in scenes if able[task]]
-
-
-def wants_prompt(config: EvalConfig) -> bool:
-    """Whether the policy is shown its tasks; raises `UnderstudyError` when it is and there is nothing to show."""
-    shown = (config.policy / SPEC_FILE).is_file() and "video" in read_spec(config.policy).accepts
-    if shown and config.prompt is None:
-        raise UnderstudyError(
-            f"{config.policy} is shown what to do: give prompt=VIDEO, or prompt=FOLDER of captioned videos, such as "
-            "vla human split=test writes"
-        )
-    if not shown and config.prompt is not None:
-        raise UnderstudyError(f"{config.policy} looks at no prompt: leave prompt out")
-    return shown
-
-
-def goal_of(config: EvalConfig) -> str:
-    """What pictures its tasks to the policy; "" where none is wanted."""
-    pictured = (config.policy / SPEC_FILE).is_file() and "goal" in read_spec(config.policy).accepts
-    if pictured != bool(config.goal):
-        raise UnderstudyError(
-            f"{config.policy} looks at no goal: leave goal out"
-            if config.goal
-            else f"{config.policy} wants to see its goal: give goal=IMAGE, goal=VIDEO, goal=expert or goal=grabber"
-        )
-    if config.goal and config.goal not in GOALS:
-        read_goal(Path(config.goal))
-    return config.goal
-
-
-def instructions(tasks: Sequence[str], setting: Setting) -> dict[str, str]:
-    """Task → what it is told."""
-    suite = shared_suite(suite_of(tasks[0]), setting.suite_options)
-    words = {}
-    for task in tasks:
-        suite.reset(task, TEST_SEEDS[0])
-        words[task] = suite.instruction
-    return words
-
-
-def wrong_instructions(instructions: Mapping[str, str]) -> dict[str, str]:
-    """For each task another one to be told: the next whose object is not the same, so that luck cannot fulfil both."""
-    tasks, objects = list(instructions), {task: _object(words) for task, words in instructions.items()}
-    wrong = {}
-    for number, task in enumerate(tasks):
-        others = [*tasks[number + 1 :], *tasks[:number]]
-        apart = [other for other in others if not (objects[task] <= objects[other] or objects[other] <= objects[task])]
-        if apart:
-            wrong[task] = apart[0]
-    return wrong
-
-
-def _object(instruction: str) -> frozenset[str]:
-    """What an instruction is about: the words after its verb, up to the next preposition."""
-    words = instruction.lower().split()[1:]
-    about = takewhile(lambda word: word not in PREPOSITIONS, words)
-    return frozenset(about) - ARTICLES
-
-
 def film(
     scenes: Sequence[Scene], results: list[EpisodeResult], config: EvalConfig
 ) -> tuple[list[EpisodeResult], dict[str, dict[str, Any]]]:
     """Play the first success and the first failure of each task again, with a camera running.
 
-    Returns all results, the filmed ones with their film, and the plots of the actions of those episodes.
+    Returns all results, the filmed ones with their film, and the plots of the actions of those episodes. What could
+    not be judged is not filmed; a film in which it ended otherwise is of another episode, and is thrown away.
     """
     chosen: dict[tuple[str, bool], int] = {}
     for number, one in enumerate(results):
-        if one.condition == "policy":
+        if one.condition == "policy" and not one.fault:
             chosen.setdefault((one.task, one.success), number)
     names = {n: f"films/{results[n].task.replace('/', '-')}-{results[n].seed}.mp4" for n in chosen.values()}
     again = [replace(scenes[number], film=str(config.out / name)) for number, name in names.items()]
     plots = {}
     replays = with_progress(played_by(config, again), what="film", total=len(again))
     for (number, name), replay in zip(names.items(), replays):
-        if (replay.result.success, replay.result.steps) != (results[number].success, results[number].steps):
-            logger.warning("%s, seed %d ended otherwise when played again", replay.result.task, replay.result.seed)
+        ends = [(one.success, one.steps, one.fault) for one in (results[number], replay.result)]
+        if ends[0] != ends[1]:
+            about = (replay.result.task, replay.result.seed, replay.result.fault)
+            logger.warning("%s, seed %d ended otherwise when played again: no film of it %s", *about)
+            (config.out / name).unlink(missing_ok=True)
+            continue
         results[number] = replace(results[number], film=name)
         outcome = "success" if replay.result.success else "failure"
         action = shared_suite(suite_of(replay.result.task), scenes[0].setting.suite_options).spec.action
@@ -342,18 +241,20 @@ def check_fingerprint(checkpoint: Path, offered: str) -> None:
     trained = read_provenance(checkpoint).get("data", {}).get("fingerprint", offered)
     if trained != offered:
         raise UnderstudyError(
-            f"the policy was trained on {trained!r}, this suite is {offered!r}; give the same suite.* options, "
+            f"the policy's pictures are {trained!r}, this suite's {offered!r}; give the same suite.* options, "
             "or other_scene=true to evaluate all the same"
         )
 
 
 def provenance(config: EvalConfig) -> dict[str, Any]:
     """How the report came about."""
+    name = suite_of(expand(config.tasks or trained_tasks(config.policy))[0])
     return {
         "checkpoint": str(config.policy),
         "policy": read_provenance(config.policy),
         "parameters": parameters_of(config.policy),
         "suite": config.suite,
+        "fingerprint": shared_suite(name, json.dumps(config.suite, sort_keys=True)).spec.fingerprint,
         "prompt": str(config.prompt) if config.prompt else None,
         "goal": config.goal or None,
         "execution": vars(config.execution),
@@ -377,7 +278,9 @@ def tell(report: dict[str, Any], page: Path) -> None:
     def cell(condition: str, task: str | None) -> str:
         part = conditions.get(condition)
         entry = None if part is None else part["mean"] if task is None else part["tasks"].get(task)
-        return "–" if entry is None else f"{entry['success_rate']:.2f}"
+        if entry is None:
+            return "–"
+        return f"{entry['success_rate']:.2f}" + (f" ({entry['faults']} not judged)" if entry["faults"] else "")
 
     for task, entry in [*report["tasks"].items(), (None, report["mean"])]:
         low, high = entry["wilson"]

@@ -34,6 +34,19 @@ def wilson(successes: int, episodes: int, confidence: float = 0.95) -> tuple[flo
     return low, high
 
 
+def joined(parts: Sequence[tuple[float, int, int]], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a weighted sum of independent success rates, (weight, successes, episodes) each; -1 takes one away.
+
+    Wilson's limits of each, joined by the squares of their distances (Zou & Donner 2008, method MOVER).
+    """
+    total = below = beyond = 0.0
+    for weight, successes, episodes in parts:
+        rate = weight * successes / episodes
+        low, high = sorted(weight * end for end in wilson(successes, episodes, confidence))
+        total, below, beyond = total + rate, below + (rate - low) ** 2, beyond + (high - rate) ** 2
+    return total - sqrt(below), total + sqrt(beyond)
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Two-sided exact p value of McNemar's test from the two discordant counts; 1 when there are none."""
     discordant = only_a + only_b
@@ -132,7 +145,8 @@ def paired_trainings(
     quantiles are those of Student's t, with the degrees of freedom (Satterthwaite) that so few trainings leave: how
     far three trainings scatter is itself hardly known. Two equal policies of three trainings that scatter by 10 points
     are called different 4 times of 100, by percentiles 10 times (simulated, 200 scenes). The p value is never below
-    that of the sign test in which every scene that differs speaks for one side.
+    that of the sign test in which every scene that differs speaks for one side. Where no draw differs from another
+    (all succeed, or none) the interval is that of two rates that have nothing to do with each other, `joined`.
     """
     from scipy.stats import t as student
 
@@ -142,6 +156,12 @@ def paired_trainings(
     freedom = variance**2 / uncertain if uncertain else inf
     error = sqrt(variance)
     half = float(student.ppf(0.5 + confidence / 2, freedom)) * error if error else 0.0
+    low, high = difference - half, difference + half
+    if not error:
+        scenes = a.shape[1]  # of which each is one piece of evidence, however many trainings played it
+        low, high = joined(
+            [(sign, round(rows.mean() * scenes), scenes) for sign, rows in ((1, b), (-1, a))], confidence
+        )
     beyond = 2 * float(student.sf(abs(difference) / error, freedom)) if error else 1.0 if difference == 0 else 0.0
     least = mcnemar(0, int((a.mean(axis=0) != b.mean(axis=0)).sum()))
-    return (max(-1.0, difference - half), min(1.0, difference + half)), max(beyond, least)
+    return (max(-1.0, low), min(1.0, high)), max(beyond, least)

@@ -6,6 +6,7 @@ The server does not say what arm it drives. What it sees and does is taken from 
 import argparse
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 EXAMPLE = """\
 examples:
   vla remote ws://127.0.0.1:8000 --like tabletop --option image_size=96 --map front=agentview --out outputs/remote
+      then: vla eval policy=outputs/remote suite.image_size=96 suite.cameras=[front]
   vla remote gr00t://127.0.0.1:5555 --like outputs/collect --exec-horizon 8 --out outputs/remote
-      then: vla eval policy=outputs/remote tasks=[tabletop/lift-red-cube]
+      then: vla eval policy=outputs/remote
 """
 
 
@@ -34,13 +36,14 @@ def main(argv: list[str]) -> int:
     given = _arguments().parse_args(argv)
     file = str(given.token.resolve()) if given.token else ""
     remote = Remote(given.server, read_map(given.map), given.timeout, file)
-    spec, provenance = like(given.like, dict(option(word) for word in given.option))
+    options = dict(option(word) for word in given.option)
+    spec, provenance = like(given.like, options)
     policy = RemotePolicy(_with_horizons(spec, 1, 1), remote)
     chunk = check_server(policy, given.chunk)
     made = RemotePolicy(_with_horizons(spec, chunk, given.exec_horizon or chunk), remote)
     made.save(given.out)
     (given.out / "provenance.json").write_text(json.dumps(provenance, indent=2))
-    logger.info("vla eval policy=%s works now", given.out)
+    logger.info("now: %s", eval_command(given.like, options, made.spec, given.out))
     return 0
 
 
@@ -83,6 +86,15 @@ def like(name: str, options: dict[str, Any]) -> tuple[PolicySpec, dict[str, Any]
         raise unknown("suite (and there is no such folder)", name, SUITES)
     spec = PolicySpec(has.cameras, has.proprio_names, has.action, ("instruction",), 1, 1, 1, hz)
     return spec, provenance
+
+
+def eval_command(name: str, options: Mapping[str, Any], spec: PolicySpec, out: Path) -> str:
+    """The ``vla eval`` that shows the policy the pictures it was made for."""
+    if name not in SUITES:
+        return f"vla eval policy={out}, with the suite.* options that {name} was collected with"
+    seen = {"image_size": spec.cameras[0].height, "cameras": [camera.name for camera in spec.cameras]}
+    told = [f"suite.{key}={json.dumps(value)}" for key, value in (options | seen).items()]
+    return " ".join(["vla eval", f"policy={out}", *told]).replace('"', "").replace(", ", ",")
 
 
 def _with_horizons(spec: PolicySpec, pred: int, exec_horizon: int) -> PolicySpec:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sim.remarks import p_text
 from sim.report_charts import episode_strip, interval_bar, scalar_panels
-from sim.results import p_text
 from sim.robustness import section
 from vla.charts import legend, line_chart, short
 from vla.markup import Markup, document, el, join

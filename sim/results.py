@@ -5,12 +5,13 @@
 
 A report has this shape (`summarize` fills all but what the caller passes on):
 
-    tasks               task → instruction, episodes, successes, success_rate, wilson [low, high], median_steps
+    tasks               task → instruction, episodes, successes, faults, success_rate, wilson [low, high], median_steps
                         (of its successes), episodes_detail: one row per episode
     mean                the same counts pooled over the tasks
     conditions          "random" | "expert" | "wrong-instruction" | "blank-prompt" | "shuffled-prompt" → {tasks, mean,
                         latency_ms}, same shapes
     better_than_random  lower end of the policy's pooled interval above the upper end of random's; null unmeasured
+                        (what could not be judged speaks for nobody: in floor and controls it is left out of comparing)
     uses_instruction    the paired test of wrong-instruction (a) against policy (b); null unmeasured
     uses_prompt         the paired test of blank-prompt (a) against policy (b), of a policy that is shown; else null
     latency_ms          p50, p95, p99, mean, max [ms] and count, one sample per inference
@@ -33,12 +34,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from sim.intervals import mcnemar, newcombe, wilson
+from sim.remarks import above, remarks
 from vla.errors import UnderstudyError
 
 Condition = Literal["policy", "random", "expert", "wrong-instruction", "blank-prompt", "shuffled-prompt", "disturbed"]
 CONDITIONS: tuple[Condition, ...] = tuple(name for name in get_args(Condition) if name != "disturbed")
 """Those of which there is one; there are as many disturbed ones as axes and levels (`sim.robustness`)."""
-FEW_EPISODES = 20
 ROW = ("seed", "initial_state", "success", "steps")
 PAIRED_METHOD = "Exact McNemar test, Newcombe's score interval for paired proportions (1998, method 10)"
 
@@ -154,7 +155,7 @@ def summarize(
     report: dict[str, Any] = {
         "tasks": policy["tasks"],
         "mean": policy["mean"],
-        "better_than_random": _better(policy["mean"], others["random"]["mean"]) if "random" in others else None,
+        "better_than_random": _better_than(others.get("random"), policy),
         "uses_instruction": None,
         "uses_prompt": None,
         "conditions": others,
@@ -164,10 +165,9 @@ def summarize(
         "wall_s": dict(wall_s or {}),
         "provenance": dict(provenance or {}),
     }
-    if "wrong-instruction" in others:
-        report["uses_instruction"] = asdict(paired_test(groups["wrong-instruction"], groups["policy"]))
-    if "blank-prompt" in others:
-        report["uses_prompt"] = asdict(paired_test(groups["blank-prompt"], groups["policy"]))
+    for name, against in (("uses_instruction", "wrong-instruction"), ("uses_prompt", "blank-prompt")):
+        if judged := [one for one in groups[against] if not one.fault]:
+            report[name] = asdict(paired_test(judged, groups["policy"]))
     report["remarks"] = remarks(report)
     return report
 
@@ -185,8 +185,10 @@ def _robustness(sound: Sequence[EpisodeResult], disturbed: Sequence[EpisodeResul
     return grid
 
 
-def _better(policy: Mapping[str, Any], floor: Mapping[str, Any]) -> bool:
-    return bool(policy["wilson"][0] > floor["wilson"][1])
+def _better_than(floor: Mapping[str, Any] | None, policy: Mapping[str, Any]) -> bool | None:
+    if floor is None or floor["mean"]["faults"] == floor["mean"]["episodes"]:
+        return None
+    return above(policy["mean"], floor["mean"])
 
 
 def _condition(results: Sequence[EpisodeResult]) -> dict[str, Any]:
@@ -204,7 +206,8 @@ def _condition(results: Sequence[EpisodeResult]) -> dict[str, Any]:
 def _counts(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     episodes, successes = len(results), sum(result.success for result in results)
     rate, interval = successes / episodes, list(wilson(successes, episodes))
-    return {"episodes": episodes, "successes": successes, "success_rate": rate, "wilson": interval}
+    faults = sum(bool(result.fault) for result in results)
+    return {"episodes": episodes, "successes": successes, "faults": faults, "success_rate": rate, "wilson": interval}
 
 
 def _task(results: Sequence[EpisodeResult]) -> dict[str, Any]:
@@ -222,80 +225,6 @@ def _detail(result: EpisodeResult) -> dict[str, Any]:
     del row["task"], row["condition"]
     row["latency_ms"] = [round(float(value), 3) for value in result.latency_ms]
     return row
-
-
-def remarks(report: Mapping[str, Any]) -> list[str]:
-    """What an honest reader would want to be told about a report, as plain sentences."""
-    tasks, mean, conditions = report["tasks"], report["mean"], report["conditions"]
-    said = [
-        f"{count} episodes could not be judged, and count as failures: {fault}."
-        for fault, count in report["faults"].items()
-    ]
-    if report["better_than_random"] is None:
-        said.append("No random floor was measured, so this does not show that the policy is better than random.")
-    elif not report["better_than_random"]:
-        said.append(
-            f"The policy is no better than random: its interval {_range(mean)} reaches into that of random actions, "
-            f"{_range(conditions['random']['mean'])}."
-        )
-    said += _task_remarks(tasks, conditions.get("random", {}).get("tasks", {}))
-    if report["uses_instruction"] is not None:
-        said.append(_instruction_remark(report["uses_instruction"]))
-    if report["uses_prompt"] is not None:
-        said.append(_prompt_remark(report["uses_prompt"]))
-    expert = conditions.get("expert", {}).get("mean")
-    if expert is not None and expert["successes"] < expert["episodes"]:
-        said.append(
-            f"The expert itself fails {expert['episodes'] - expert['successes']} of {expert['episodes']} episodes, "
-            "so the ceiling is below 100%."
-        )
-    fewest = min(entry["episodes"] for entry in tasks.values())
-    if fewest < FEW_EPISODES:
-        said.append(f"Only {fewest} episode{'s' * (fewest > 1)} on some task: read its interval, not its rate.")
-    return said
-
-
-def _task_remarks(tasks: Mapping[str, Any], floors: Mapping[str, Any]) -> list[str]:
-    said = []
-    worst = min(tasks, key=lambda task: tasks[task]["success_rate"])
-    if len(tasks) > 1 and tasks[worst]["success_rate"] < 1:
-        entry = tasks[worst]
-        said.append(f"Worst task: {worst}, {entry['successes']} of {entry['episodes']} ({_range(entry)}).")
-    level = [task for task, entry in tasks.items() if task in floors and not _better(entry, floors[task])]
-    if level:
-        said.append(f"Not shown to be above random on {len(level)} of {len(tasks)} tasks: {', '.join(level)}.")
-    return said
-
-
-def _instruction_remark(test: Mapping[str, Any]) -> str:
-    told = (
-        f"told a wrong instruction it succeeds in {test['rate_a']:.1%} of the same scenes, "
-        f"told the right one in {test['rate_b']:.1%} (p {p_text(test['p_value'])})"
-    )
-    if test["difference"] > 0 and test["p_value"] < 0.05:
-        return f"The policy uses its instruction: {told}."
-    return f"It is not shown that the policy uses its instruction: {told}."
-
-
-def _prompt_remark(test: Mapping[str, Any]) -> str:
-    low, high = test["interval"]
-    told = (
-        f"with a blank prompt it succeeds in {test['rate_a']:.1%} of the same scenes, with the right one in "
-        f"{test['rate_b']:.1%}: {test['difference']:+.1%} ({low:+.1%} – {high:+.1%})"
-    )
-    if low > 0:
-        return f"The policy uses its prompt: {told}."
-    return f"It is not shown that the policy uses its prompt: {told}."
-
-
-def p_text(value: float) -> str:
-    """A p value for people: ``= 0.031`` or ``< 0.001``."""
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
-
-
-def _range(entry: Mapping[str, Any]) -> str:
-    low, high = entry["wilson"]
-    return f"{low:.0%} to {high:.0%}"
 
 
 def episodes_of(report: Mapping[str, Any], condition: Condition = "policy") -> list[EpisodeResult]:

@@ -174,8 +174,9 @@ class Game:
             if scene.asks:
                 self._put = _put(scene, suite)
             suite.reset(scene.task, scene.seed)
+            senses = Senses(suite, scene.disturbed, _looks_through(scene, suite))
             with scene.disturbed.of_world(suite, scene.seed):
-                yield from self._steps(_actor(scene, suite), Senses(suite, scene.disturbed))
+                yield from self._steps(_actor(scene, suite), senses)
                 if scene.film:
                     self._write_film()
         except EpisodeFault as error:
@@ -206,14 +207,14 @@ class Game:
         write_film(path, film if self._put is None else beside(self._put, film, hz), hz)
 
     def _result(self, fault: str) -> EpisodeResult:
-        scene = self.scene
-        return EpisodeResult(
+        scene, told = self.scene, "" if self._put is None else self._put.instruction
+        return EpisodeResult(  # a suite may be gone that failed, and then tells nothing
             task=scene.task,
-            instruction=self._suite.instruction if self._put is None else self._put.instruction,
+            instruction=told if fault or self._put else self._suite.instruction,
             condition=scene.condition,
             seed=scene.seed,
             initial_state=scene.initial_state,
-            success=self._suite.success and not fault,
+            success=not fault and self._suite.success,
             steps=len(self._taken),
             fault=fault,
             disturbed=str(scene.disturbed),
@@ -228,6 +229,12 @@ def _actor(scene: Scene, suite: Suite) -> Actor:
     spec = spec_for(scene.setting.checkpoint, suite.spec.embodiment)
     check_fits(spec, suite)
     return Execution(spec, scene.setting.execution)
+
+
+def _looks_through(scene: Scene, suite: Suite) -> list[str]:
+    """The names of the cameras whose pictures whoever acts is given."""
+    spec = spec_for(scene.setting.checkpoint, suite.spec.embodiment) if scene.asks else suite.spec
+    return [camera.name for camera in spec.cameras]
 
 
 def _put(scene: Scene, suite: Suite) -> Task:

@@ -23,10 +23,14 @@ process that plays does. Nothing in the file is ever run: it holds JSON and numb
 
 import hashlib
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -36,6 +40,10 @@ from sim.results import EpisodeResult
 from vla.errors import UnderstudyError
 
 FILE = "episodes.sqlite"
+OURS = ("vla", "policies", "robot_bridge", "sim")
+"""Our packages."""
+DECIDING = ("numpy", "torch", "mujoco", "metaworld")
+"""Packages of others whose version may change a number."""
 SCHEMA = 1
 APPLICATION = 0x56E9150D
 """Tells SQLite's files of this kind from others."""
@@ -324,10 +332,43 @@ def _told(result: EpisodeResult) -> str:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Thirty-two hex digits of what decides how a checkpoint acts: its settings and its weights, not its provenance."""
+    """Thirty-two hex digits of what decides how a checkpoint acts: its settings and its weights, not its provenance.
+
+    What answers at the address of a remote policy nobody knows, and it may be another one tomorrow: its fingerprint is
+    never the same, so that it is always played anew.
+    """
+    if (checkpoint / "remote.json").is_file():
+        return secrets.token_hex(16)
     told = hashlib.sha256()
     for file in sorted(file for end in ("json", "yaml", "safetensors") for file in checkpoint.glob(f"*.{end}")):
         if file.name != "provenance.json":
-            with file.open("rb") as opened:
-                told.update(file.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+            told.update(file.name.encode() + _hash_of(file))
     return told.hexdigest()[:32]
+
+
+def by_content(file: str) -> str:
+    """A file's name and what is in it, wherever it lies; "" of none."""
+    return f"{Path(file).name} {_hash_of(Path(file)).hex()[:32]}" if file else ""
+
+
+@cache
+def software() -> dict[str, str]:
+    """What decides an episode beside weights and settings: our code, as it lies here, and `versions`."""
+    told, home = hashlib.sha256(), Path(__file__).parents[1]
+    for file in sorted(file for name in OURS for file in (home / name).rglob("*.py")):
+        told.update(file.relative_to(home).as_posix().encode() + _hash_of(file))
+    return {"code": told.hexdigest()[:32], **versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of the packages in `DECIDING`, where they are installed."""
+    found = {}
+    for package in DECIDING:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _hash_of(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()

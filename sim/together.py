@@ -178,7 +178,7 @@ def play_together(scenes: Sequence[Scene], *, workers: int, batch: int) -> Itera
     """Play scenes in which one policy acts, ``batch`` of them at a time, in order; ``workers``: processes (≥ 1)."""
     if batch < 1:
         raise UnderstudyError(f"batch must be at least 1, got {batch}")
-    table = Table(scenes, workers=max(1, workers), batch=min(batch, len(scenes)))
+    table = Table(scenes, workers=max(1, workers), batch=batch)
     try:
         yield from table.play()
     finally:

@@ -6,9 +6,9 @@ from typing import Any
 
 from sim.leaderboard.charts import Point, success_over
 from sim.leaderboard.films import film_cards
+from sim.remarks import p_text
 from sim.report_charts import interval_bar
 from sim.report_page import duration
-from sim.results import p_text
 from vla.markup import Markup, document, el, join
 
 type Source = Callable[[Mapping[str, Any]], str | None]

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from sim.compare import LEVEL
-from sim.intervals import holm, mcnemar, newcombe, paired_trainings, percentiles, resampled_rates, wilson
+from sim.intervals import holm, joined, mcnemar, newcombe, paired_trainings, percentiles, resampled_rates, wilson
 from sim.leaderboard.cost import commands_of, cost_of
 from sim.leaderboard.runs import Entrant, Run, Scene
 from sim.leaderboard.words import METHOD, remarks, verdict, warnings
@@ -149,7 +149,7 @@ def _row(
         "each_training": [float(rate) for rate in outcome.mean(axis=1)],
         "mean_over_tasks": fmean(entry["success_rate"] for entry in by_task.values()),
         "mean_over_groups": fmean(entry["success_rate"] for entry in by_group.values()) if by_group else None,
-        "mean_over_groups_interval": list(percentiles(grouped[entrant.name])) if grouped is not None else None,
+        "mean_over_groups_interval": _over_groups(by_group, grouped[entrant.name]) if grouped is not None else None,
         "tasks": by_task,
         "groups": by_group,
         "faults": dict(faults),
@@ -157,6 +157,13 @@ def _row(
         "commands": [commands_of(run) for run in entrant.runs],
         "films": _films(entrant, scenes),
     }
+
+
+def _over_groups(groups: Mapping[str, Mapping[str, Any]], drawn: np.ndarray) -> list[float]:
+    """Of the mean of the groups' rates: the bootstrap's, or Wilson's joined where that is wider."""
+    counts = [(1 / len(groups), one["successes"], one["episodes"]) for one in groups.values()]
+    both = percentiles(drawn), joined(counts)
+    return [min(low for low, _ in both), max(high for _, high in both)]
 
 
 def _counts(outcome: np.ndarray) -> dict[str, Any]:
@@ -184,12 +191,12 @@ def _films(entrant: Entrant, scenes: Sequence[Scene]) -> dict[str, dict[str, Any
 
 
 def _reference(entrants: Sequence[Entrant], condition: Condition, scenes: Sequence[Scene]) -> dict[str, Any] | None:
-    """Who needs no policy, on the shared scenes; every scene once, from the first run that has it."""
+    """Who needs no policy, on the shared scenes; every scene once, from the first run in which it could be judged."""
     played: dict[Scene, EpisodeResult] = {}
     for entrant in entrants:
         for run in entrant.runs:
-            played = {**run.episodes[condition], **played}
-    known = {scene: success_of(played[scene]) for scene in scenes if scene in played}
+            played = {scene: one for scene, one in run.episodes[condition].items() if not one.fault} | played
+    known = {scene: played[scene].success for scene in scenes if scene in played}
     if not known:
         return None
     by_task = {

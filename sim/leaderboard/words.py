@@ -6,7 +6,7 @@ from typing import Any
 from sim.compare import LEVEL
 from sim.intervals import DRAWS
 from sim.leaderboard.runs import Entrant, Run, Scene
-from sim.results import FEW_EPISODES
+from sim.remarks import FEW_EPISODES
 
 FEW_TRAININGS = 5
 METHOD = {
@@ -22,7 +22,8 @@ METHOD = {
     "Student's t with Satterthwaite's degrees of freedom",
     "Mean over tasks": "of the tasks' success rates, each task as much as each other",
     "Mean over groups": "of the difficulties' success rates, each as much as each other, however few tasks it has: "
-    "easy, medium, hard, very hard are 28, 11, 6 and 5 of MT50's (Seo et al. 2022), and SmolVLA's average is this one",
+    "easy, medium, hard, very hard are 28, 11, 6 and 5 of MT50's (Seo et al. 2022), and SmolVLA's average is this one; "
+    "interval: the bootstrap's, or Wilson's of the difficulties joined (Zou & Donner 2008) where that is wider",
     "Training time": "of the checkpoint and of those whose weights it began with; not of a representation under it",
 }
 """How a leaderboard is judged."""
@@ -66,9 +67,11 @@ def warnings(entrants: Sequence[Entrant], shared: set[Scene]) -> list[str]:
 
 
 def _held_by(entrants: Sequence[Entrant], name: str) -> dict[str, list[str]]:
+    """Value → whose runs have it; of those that say."""
     held: dict[str, list[str]] = {}
     for entrant in entrants:
-        for value in dict.fromkeys(str(run.provenance.get(name)) for run in entrant.runs):
+        told = [run.provenance[name] for run in entrant.runs if run.provenance.get(name) is not None]
+        for value in dict.fromkeys(map(str, told)):
             held.setdefault(value, []).append(entrant.name)
     return held
 

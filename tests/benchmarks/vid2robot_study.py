@@ -24,7 +24,7 @@ from benchmarks.study import Cell, kept, markdown, mean_of, more, play_scenes, p
 from policies.execution import ExecutionConfig
 from policies.policy import load_policy
 from sim import collect, human
-from sim.evaluate import instructions
+from sim.conditions import instructions
 from sim.results import Condition
 from sim.rollout import Scene, Setting
 from sim.shown import chosen, prompts_of

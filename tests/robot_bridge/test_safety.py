@@ -1,12 +1,15 @@
 """What stands between a policy and a motor."""
 
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from robot_bridge.safety import governed
+from robot_bridge.client import BridgeError
+from robot_bridge.safety import RefusedError, governed
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec, Gripper
 
@@ -42,3 +45,9 @@ def test_the_policys_array_is_left_alone():
     action = np.array([9, 9, 9], np.float32)
     governed(action, SPEC)
     assert (action == 9).all()
+
+
+@pytest.mark.parametrize("kind", [RefusedError, BridgeError])
+def test_a_refusal_reaches_another_process_as_it_is(kind):
+    back = ForkingPickler.loads(ForkingPickler.dumps(kind("shape", "needs 3 entries")))
+    assert (type(back), back.code, str(back)) == (kind, "shape", "needs 3 entries")

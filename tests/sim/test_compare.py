@@ -102,6 +102,17 @@ def test_different_simulators_are_said(name):
     assert not compare(report(8, **{name: "fast"}), report(8, **{name: "fast"}))["warnings"]
 
 
+def test_what_could_not_be_judged_and_whom_the_world_waited_for_is_said():
+    faulty = summarize(
+        [EpisodeResult(LIFT, "", "policy", i, i, i >= 9, 30, fault="Diverged: NaN" if i < 9 else "") for i in range(20)]
+    )
+    said = compare(report(20, tasks=[LIFT]), faulty)["warnings"]
+    assert said == ["9 of the 20 episodes of B could not be judged, and count as failures: Diverged."]
+    (said,) = compare(report(8), report(8, charged_latency_ms=400.0))["warnings"]
+    assert said.startswith("While A was thinking the world stood still, while B was it moved on for 400 ms")
+    assert not compare(report(8, fingerprint="a"), report(8))["warnings"]  # an older report says nothing of it
+
+
 def test_the_files_hold_what_was_said(folders, tmp_path, capsys):
     data, page = tmp_path / "new" / "c.json", tmp_path / "newer" / "c.html"
     main([str(folders[0] / "report.json"), str(folders[1]), "--json", str(data), "--html", str(page)])

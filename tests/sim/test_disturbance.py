@@ -60,17 +60,22 @@ def test_nothing_of_it_is_felt(suite, axis):
 
 def test_a_camera_drops(suite):
     plain = begin(suite)
-    seen = Senses(suite, Disturbance("camera-dropped", 2)).observe()
-    assert not seen.images["wrist"].any()
-    np.testing.assert_array_equal(seen.images["front"], plain.images["front"])
+    for cameras, level, dropped, kept in (
+        (["front", "wrist"], 2, "wrist", "front"),
+        (["wrist", "front"], 2, "front", "wrist"),  # the policy's second, not the suite's
+        (["wrist"], 1, "wrist", "front"),
+    ):
+        seen = Senses(suite, Disturbance("camera-dropped", level), cameras).observe()
+        assert not seen.images[dropped].any()
+        np.testing.assert_array_equal(seen.images[kept], plain.images[kept])
     with pytest.raises(UnderstudyError, match="camera 3 cannot drop; there are front, wrist"):
-        Senses(suite, Disturbance("camera-dropped", 3))
+        Senses(suite, Disturbance("camera-dropped", 3), ["front", "wrist"])
 
 
 def test_what_is_seen_late_is_what_was(suite):
     begin(suite)
     behind = round(0.1 * suite.spec.control_hz)
-    senses, truth = Senses(suite, Disturbance("late", 2)), []
+    senses, truth = Senses(suite, Disturbance("late", 2), ["front", "wrist"]), []
     for step in range(behind + 3):
         senses.pass_by()
         truth.append(suite.observe())

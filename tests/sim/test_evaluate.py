@@ -16,7 +16,8 @@ from policies.policy import policy_class
 from policies.provenance import write_provenance
 from policies.train import TrainConfig, training_windows
 from sim import collect, evaluate, merge
-from sim.evaluate import EvalConfig, charge, check_fingerprint, instructions, plan, trained_tasks, wrong_instructions
+from sim.conditions import instructions, plan, wrong_instructions
+from sim.evaluate import EvalConfig, charge, check_fingerprint, trained_tasks
 from sim.results import read_report
 from sim.rollout import Setting
 from sim.suite import TEST_SEEDS, TRAIN_SEEDS, NoExpert
@@ -93,7 +94,7 @@ def test_tasks_about_one_object_have_no_wrong_instruction():
 def test_pictures_of_another_kind_are_refused(checkpoint, tmp_path):
     trained = json.loads((checkpoint / "provenance.json").read_text())["data"]["fingerprint"]
     check_fingerprint(checkpoint, trained)
-    with pytest.raises(UnderstudyError, match=r"was trained on .*this suite is 'other'.*other_scene=true"):
+    with pytest.raises(UnderstudyError, match=r"pictures are .*this suite's 'other'.*other_scene=true"):
         check_fingerprint(checkpoint, "other")
     larger = {**SUITE, "image_size": 48}
     with pytest.raises(UnderstudyError, match="give the same suite"):
@@ -140,6 +141,7 @@ def test_the_report_says_where_it_comes_from(report, checkpoint):
     told = report["provenance"]
     assert told["checkpoint"] == str(checkpoint)
     assert told["suite"] == SUITE
+    assert told["fingerprint"] == told["policy"]["data"]["fingerprint"]
     assert told["test_seeds"] == [TEST_SEEDS[0], TEST_SEEDS[1]]
     assert told["policy"]["data"]["hash"]
     assert told["execution"]["ensemble"]
@@ -211,21 +213,47 @@ def test_many_at_once_are_evaluated_like_one_at_a_time(checkpoint, tmp_path):
     assert alike[0] == alike[1]
 
 
-def test_faults_are_an_exit_code(checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", [0, 2])
+def test_faults_are_an_exit_code_and_not_filmed(checkpoint, tmp_path, monkeypatch, at):
     step = TabletopSuite.step
 
     def explode(suite, action):
-        suite.data.qvel[0] = 1e20 if suite.steps == 2 else suite.data.qvel[0]
+        suite.data.qvel[0] = 1e20 if suite.steps == at else suite.data.qvel[0]
         step(suite, action)
 
     monkeypatch.setattr(TabletopSuite, "step", explode)
     monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
     arguments = [f"policy={checkpoint}", f"out={tmp_path}", "episodes=1", "control_episodes=0", "workers=0"]
-    suite = ["suite.image_size=32", "suite.cameras=[front]", "films=false"]
-    assert evaluate.main([*arguments, *suite]) == 1
+    assert evaluate.main([*arguments, "suite.image_size=32", "suite.cameras=[front]"]) == 1
     report = read_report(tmp_path)
     assert report["faults"] == {"Diverged": 6}
-    assert any("could not be judged" in remark for remark in report["remarks"])
+    assert report["better_than_random"] is None
+    for who in (
+        "the policy could not be judged, and count as failures",
+        "random could not be judged, and are left out",
+    ):
+        assert any(f"2 episodes of {who}" in remark for remark in report["remarks"])
+    assert not any(row["film"] for task in report["tasks"].values() for row in task["episodes_detail"])
+
+
+def test_a_film_in_which_it_ended_otherwise_is_not_shown(checkpoint, tmp_path, monkeypatch):
+    play = evaluate.play_all
+
+    def otherwise(scenes, **about):
+        for scene, one in zip(scenes, play(scenes, **about)):
+            yield replace(one, result=replace(one.result, steps=1)) if scene.film else one
+
+    monkeypatch.setattr(evaluate, "play_all", otherwise)
+    done = evaluate.evaluate(config(checkpoint, tmp_path, tasks=TASKS[:1], episodes=1, control_episodes=0, films=True))
+    assert not any(one.film for one in done.results)
+    assert not done.action_plots
+    assert not list(tmp_path.glob("films/*.mp4"))
+
+
+def test_the_first_scene_is_a_test_scene(tmp_path):
+    for wrong in (-1, len(TEST_SEEDS) - 1):
+        with pytest.raises(UnderstudyError, match=r"seed \(the first of 2 test scenes\) must be 0…999998, got"):
+            plan(TASKS, SETTING, config(tmp_path, tmp_path, seed=wrong))
 
 
 def test_a_task_that_nobody_can_do_has_no_ceiling(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from sim.guest import PROJECT, GuestSuite, Home
+from sim.rollout import Game, Scene, Setting
 from sim.suite import Diverged, EnvironmentCrashed
 from vla.errors import UnderstudyError
 
@@ -131,6 +133,18 @@ def test_a_death_is_named_and_the_next_episode_is_played_by_another(task, told):
     with pytest.raises(EnvironmentCrashed, match="has ended"):
         suite.step(np.zeros(2))
     assert as_numbers(play(suite)) == wanted
+    suite.close()
+
+
+def test_an_episode_that_dies_before_it_begins_is_counted():
+    suite = Toy()
+    scene = Scene(Setting("{}"), "toy/stillborn", "toy/stillborn", "random", 0)
+    played = Game(scene, suite).advance()
+    assert not played.result.success
+    assert played.result.fault.startswith(
+        "EnvironmentCrashed: the environment's process died while it was asked to 'reset'"
+    )
+    assert Game(replace(scene, task="toy/add", told="toy/add"), suite).advance().result.fault == ""
     suite.close()
 
 

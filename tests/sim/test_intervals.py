@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from sim.intervals import holm, mcnemar, newcombe, paired_trainings, percentiles, resampled_rates, wilson
+from sim.intervals import holm, joined, mcnemar, newcombe, paired_trainings, percentiles, resampled_rates, wilson
 from vla.errors import UnderstudyError
 
 COUNTS = st.integers(0, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -247,5 +247,19 @@ def test_a_paired_difference_mirrors_and_too_few_scenes_never_decide():
     assert low < b.mean() - a.mean() < high
     for scenes, least in ((5, 2 / 2**5), (6, 2 / 2**6)):
         never, always = np.zeros((3, scenes), bool), np.ones((3, scenes), bool)
-        assert paired_trainings(never, always, np.ones(1000)) == ((1.0, 1.0), least)
-    assert paired_trainings(never, never, np.zeros(1000)) == ((0.0, 0.0), 1.0)
+        (low, high), p_value = paired_trainings(never, always, np.ones(1000))
+        assert (high, p_value) == (1.0, least)
+        assert low < wilson(scenes, scenes)[0]
+    (low, high), p_value = paired_trainings(never, never, np.zeros(1000))
+    assert (low, high, p_value) == pytest.approx((-wilson(0, 6)[1], wilson(0, 6)[1], 1.0))
+
+
+def test_joined_rates_are_those_of_newcombe_and_cover():
+    # Newcombe (1998, method 10, unpaired): 56 of 70 against 48 of 80.
+    assert joined([(1, 56, 70), (-1, 48, 80)]) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    rates, rng = np.array([0.95, 0.5, 0.2]), np.random.default_rng(3)
+    inside = []
+    for counts in rng.binomial([40, 20, 10], rates, size=(1000, 3)):
+        low, high = joined([(1 / 3, int(k), n) for k, n in zip(counts, (40, 20, 10))])
+        inside.append(low <= rates.mean() <= high)
+    assert 0.93 < np.mean(inside) < 0.98

@@ -202,6 +202,22 @@ def test_what_could_not_be_judged_is_no_success_and_is_counted(tmp_path):
     )
 
 
+def test_floor_and_ceiling_are_of_what_could_be_judged(tmp_path):
+    floor = episodes(0, 20, condition="random", fault="Diverged: NaN at step 3")
+    assert "random" not in board_of(f"A={run(tmp_path / 'a', 20, floor)}")["references"]
+
+
+def test_no_interval_is_a_point(tmp_path):
+    names = ("a0", "a1", "b0", "b1")
+    for name in names:
+        write_json(tmp_path / name / "report.json", summarize(episodes(20, tasks=TASK_SETS["metaworld/mt10"])))
+    board = board_of(f"A={tmp_path}/a*", f"B={tmp_path}/b*")
+    assert board["pairs"][0]["interval"][0] < 0 < board["pairs"][0]["interval"][1]
+    for row in board["rows"]:
+        assert row["mean_over_groups"] == 1
+        assert row["mean_over_groups_interval"][0] < 0.99
+
+
 def test_groups_are_metaworlds_and_both_averages_are_named(tmp_path):
     tasks = TASK_SETS["metaworld/mt10"]
     results = {task: 20 if task in TASK_SETS["metaworld/easy"] else 5 for task in tasks}

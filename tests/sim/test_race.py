@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sim import race
-from sim.race import Look, RaceConfig, decided
+from sim.race import Look, RaceConfig, Racer, decided
 from sim.results import EpisodeResult, episodes_of, read_report
 from vla.errors import UnderstudyError
 
@@ -15,12 +15,14 @@ TASKS = ("tabletop/press-button", "tabletop/lift-red-cube")
 def playing(rates):
     """Stands for the playing: whose checkpoint ends in a name succeeds in the scenes that the name's rate says."""
 
-    def played(config, tasks):
-        rate = rates[config.policy.name]
+    def played(racer, first, count):
+        rate = rates[racer.config.policy.name]
         return [
-            EpisodeResult(task, task, "policy", seed, seed, seed % 100 < 100 * rate, 10)
-            for task in tasks
-            for seed in range(config.seed, config.seed + config.episodes)
+            EpisodeResult(
+                task, task, "policy", seed, seed, seed % 100 < 100 * rate, 10, fault="" if rate >= 0 else "Lost"
+            )
+            for task in racer.config.tasks
+            for seed in range(first, first + count)
         ]
 
     return played
@@ -31,9 +33,10 @@ def raced(monkeypatch, tmp_path):
     """Race two rates; the verdict and the looks."""
 
     def run(rate_a, rate_b, *more):
-        monkeypatch.setattr(race, "_round", playing({"a": rate_a, "b": rate_b}))
+        monkeypatch.setattr(Racer, "play", playing({"a": rate_a, "b": rate_b}))
+        monkeypatch.setattr(race, "setting_of", lambda config, tasks: None)
         given = [f"policy={tmp_path}/b", f"against={tmp_path}/a", f"tasks=[{','.join(TASKS)}]", f"out={tmp_path}/out"]
-        race.main([*given, *more])
+        assert race.main([*given, *more]) == int(rate_a < 0)
         found = json.loads((tmp_path / "out/race.json").read_text())
         return found["verdict"], found["looks"]
 
@@ -78,13 +81,26 @@ def test_what_is_no_race_is_refused(raced):
     for wrong in ("margin=0", "level=1", "episodes=200"):
         with pytest.raises(UnderstudyError, match="level and margin"):
             raced(0.5, 0.5, wrong)
+    with pytest.raises(UnderstudyError, match="world as it is: leave axes out"):
+        raced(0.5, 0.5, "axes=[camera]")
+
+
+def test_who_could_not_be_judged_is_named(raced, capsys, tmp_path):
+    raced(-1, 0.5)
+    assert "10 episodes of A could not be judged and count as failures" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/race.json").read_text())["faults"] == {"a": 10, "b": 0}
 
 
 def test_real_policies_race(video_checkpoint, tmp_path):
     policy = video_checkpoint / "policy"
     given = [f"policy={policy}", f"against={policy}", f"out={tmp_path}/out", "most=1", "episodes=1", "workers=0"]
     suite = "suite={image_size: 32, cameras: [front, wrist]}"
-    assert race.main([*given, "tasks=[tabletop/press-button]", suite, "execution.exec_horizon=16"]) == 0
+    late = ["latency=100", f"json={tmp_path}/copy.json"]
+    assert race.main([*given, *late, "tasks=[tabletop/press-button]", suite, "execution.exec_horizon=16"]) == 0
+    assert (tmp_path / "copy.json").read_text() == (tmp_path / "out/race.json").read_text()
+    told = [read_report(tmp_path / "out" / who)["provenance"] for who in ("a", "b")]
+    assert [one["charged_steps"] for one in told] == [2, 2]
+    assert told[0]["test_seeds"][0] == told[0]["test_seeds"][1]
     found = json.loads((tmp_path / "out/race.json").read_text())
     assert found["looks"][0]["only_a"] == found["looks"][0]["only_b"] == 0
     assert found["verdict"].startswith("undecided after 1 scenes")

@@ -121,6 +121,31 @@ def test_the_instruction_is_used_only_when_a_wrong_one_harms(told_wrong, uses):
     assert ("The policy uses its instruction" in " ".join(report["remarks"])) is uses
 
 
+def broken(results, count):
+    """The first ``count`` of them could not be judged."""
+    return [
+        replace(one, success=False, fault="Diverged: NaN") if number < count else one
+        for number, one in enumerate(results)
+    ]
+
+
+def test_what_could_not_be_judged_speaks_for_nobody():
+    policy, floor, misled = run(8), run(8, condition="random"), run(8, condition="wrong-instruction")
+    for count in (0, 5, 20):
+        report = summarize(policy + broken(floor, count) + broken(misled, count))
+        assert not report["better_than_random"]
+        assert report["uses_instruction"] is None or report["uses_instruction"]["difference"] == 0
+        assert any("random could not be judged, and are left out" in one for one in report["remarks"]) is bool(count)
+    assert report["better_than_random"] is report["uses_instruction"] is None
+    assert report["conditions"]["random"]["mean"]["faults"] == 20
+    assert any("Not shown to be above random on 1 of 1 tasks" in remark for remark in report["remarks"])
+    report = summarize(broken(policy, 5) + run(0, condition="random"))
+    assert report["mean"]["success_rate"] == 3 / 20  # its own count against it
+    assert any(
+        "5 episodes of the policy could not be judged, and count as failures" in one for one in report["remarks"]
+    )
+
+
 def test_a_paired_test_counts_only_the_shared_scenes():
     a, b = run(10, 20), run(4, 20, first_seed=8)
     test = paired_test(a, b)

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sim.evaluate import EvalConfig, plan
+from sim.conditions import plan
+from sim.evaluate import EvalConfig
 from sim.human import HumanConfig
 from sim.human import run as film_people
 from sim.results import EpisodeResult, summarize

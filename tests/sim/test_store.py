@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sim import merge, store
 from sim.results import EpisodeResult
-from sim.store import FILE, EpisodeStore, fingerprint
+from sim.store import FILE, EpisodeStore, by_content, fingerprint, software
 from vla.errors import UnderstudyError
 
 SETTING = {"checkpoint": "abc", "suite": {"image_size": 64}}
@@ -270,3 +270,28 @@ def test_a_checkpoint_is_known_by_what_it_says_and_weighs(tmp_path):
         assert fingerprint(tmp_path) != first
         (tmp_path / name).write_bytes(content)
     assert replace(result(1), film="x") != result(1)
+
+
+def test_what_is_shown_is_known_by_what_is_in_it(tmp_path):
+    first, second = tmp_path / "goal.png", tmp_path / "elsewhere/goal.png"
+    second.parent.mkdir()
+    for file in (first, second):
+        file.write_bytes(b"a button that is pressed")
+    known = by_content(str(first))
+    assert known == by_content(str(second))
+    first.write_bytes(b"a drawer that is open")
+    assert by_content(str(first)) != known
+    assert by_content("") == ""
+
+
+def test_a_server_is_another_one_every_time(tmp_path):
+    (tmp_path / "policy_spec.json").write_text("{}")
+    assert fingerprint(tmp_path) == fingerprint(tmp_path)
+    (tmp_path / "remote.json").write_text("{}")
+    assert fingerprint(tmp_path) != fingerprint(tmp_path)
+
+
+def test_our_code_and_the_packages_decide_too():
+    known = software()
+    assert set(known) >= {"code", "numpy", "torch", "mujoco"}
+    assert known == software.__wrapped__()

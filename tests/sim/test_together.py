@@ -73,6 +73,12 @@ def test_a_place_without_an_episode_is_told_what_another_is(checkpoint, monkeypa
     assert all(task.instruction for task in told)  # who is shown a video could do nothing with an empty task
 
 
+def test_a_few_that_were_missing_are_played_as_in_the_whole(checkpoint):
+    todo = scenes(checkpoint)
+    whole = plain(play_together(todo, workers=1, batch=4))
+    assert plain(play_together(todo[4:5], workers=1, batch=4)) == whole[4:5]
+
+
 def test_who_asks_nobody_plays_beside(checkpoint):
     todo = scenes(checkpoint, seeds=1)
     mixed = [todo[0], replace(todo[0], condition="random"), todo[1], replace(todo[1], condition="expert")]

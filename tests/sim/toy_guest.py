@@ -12,7 +12,7 @@ from sim.suite import Diverged, SuiteSpec
 from vla.errors import UnderstudyError, unknown
 from vla.types import ActionSpec, CameraSpec, Observation
 
-TASKS = ("toy/add", "toy/raise", "toy/die", "toy/exit", "toy/hang", "toy/diverge", "toy/print")
+TASKS = ("toy/add", "toy/raise", "toy/die", "toy/exit", "toy/hang", "toy/diverge", "toy/print", "toy/stillborn")
 
 
 class ToySuite:
@@ -37,6 +37,8 @@ class ToySuite:
         """Start."""
         if task not in TASKS:
             raise unknown("task", task, TASKS)
+        if task == "toy/stillborn":
+            os._exit(7)
         self.instruction, self.steps, self.success = task, 0, False
         self._state = np.random.default_rng(seed).uniform(0, 1, 2)
 

@@ -1,6 +1,7 @@
 """Their servers in our harness: a folder that `load_policy` takes as any other."""
 
 import json
+import logging
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -22,9 +23,11 @@ from robot_bridge.foreign.gr00t import Gr00tServer
 from robot_bridge.foreign.remote import Remote, RemotePolicy
 from robot_bridge.foreign.table import Table
 from robot_bridge.foreign.vla_eval import HarnessServer
+from sim.evaluate import EvalConfig, setting_of
 from sim.remote import main
 from sim.rollout import Scene, Setting, play
 from sim.suite import TEST_SEEDS
+from vla.config import load
 from vla.errors import UnderstudyError
 from vla.types import ActionSpec, Gripper, Task
 
@@ -224,8 +227,9 @@ def served(checkpoint, protocol):
 
 
 @pytest.mark.parametrize("protocol", ["vla-eval", "gr00t"])
-def test_an_evaluation_of_what_is_served_gives_the_episodes_of_what_is_here(checkpoint, protocol, tmp_path):
+def test_an_evaluation_of_what_is_served_gives_the_episodes_of_what_is_here(checkpoint, protocol, tmp_path, caplog):
     """Our policy, served, asked by our own harness through the other project's protocol."""
+    caplog.set_level(logging.INFO)
     out, options = tmp_path / "remote", json.dumps(SUITE, sort_keys=True)
     here = load_policy(checkpoint).spec
     with ExitStack() as on:
@@ -234,6 +238,8 @@ def test_an_evaluation_of_what_is_served_gives_the_episodes_of_what_is_here(chec
         assert main([address, "--like", "tabletop", *OPTIONS, "--out", str(out), *rows]) == 0
         told = json.loads((out / "provenance.json").read_text())
         assert TASK in told["tasks"]
+        command = caplog.messages[-1].removeprefix("now: vla eval ").split()
+        setting_of(load(EvalConfig, "eval", command), [TASK])  # else: these are not its pictures
         for seed in TEST_SEEDS[:1]:
             played = [
                 play(Scene(Setting(options, str(folder), ExecutionConfig("newest")), TASK, TASK, "policy", seed))
