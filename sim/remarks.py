@@ -55,9 +55,9 @@ def _fault_remarks(report: Mapping[str, Any]) -> Iterator[str]:
         rows = [row for entry in part["tasks"].values() for row in entry["episodes_detail"] if row["fault"]]
         found.setdefault(name, Counter()).update(row["fault"].partition(":")[0] for row in rows)
     for name, kinds in found.items():
-        means = "are left out of every comparison" if name in report["conditions"] else "count as failures"
+        means = "left out of every comparison" if name in report["conditions"] else "counted as failures"
         for kind, count in kinds.items():
-            yield f"{count} episode{'s' * (count > 1)} of {name} could not be judged, and {means}: {kind}."
+            yield f"{count} episode{'s' * (count > 1)} of {name} could not be judged, {means}: {kind}."
 
 
 def _task_remarks(tasks: Mapping[str, Any], floors: Mapping[str, Any]) -> list[str]:

@@ -229,8 +229,8 @@ def test_faults_are_an_exit_code_and_not_filmed(checkpoint, tmp_path, monkeypatc
     assert report["faults"] == {"Diverged": 6}
     assert report["better_than_random"] is None
     for who in (
-        "the policy could not be judged, and count as failures",
-        "random could not be judged, and are left out",
+        "the policy could not be judged, counted as failures",
+        "random could not be judged, left out",
     ):
         assert any(f"2 episodes of {who}" in remark for remark in report["remarks"])
     assert not any(row["film"] for task in report["tasks"].values() for row in task["episodes_detail"])

@@ -173,7 +173,7 @@ def test_faults_are_counted_in_the_report(checkpoint):
     bad = replace(result, seed=result.seed + 1, success=False, fault="Diverged: BADQACC at step 3")
     report = summarize([result, bad])
     assert report["faults"] == {"Diverged": 1}
-    assert any("1 episodes could not be judged" in remark for remark in report["remarks"])
+    assert report["remarks"][0] == "1 episode of the policy could not be judged, counted as failures: Diverged."
     assert episodes_of(report) == [result, bad]
 
 
