@@ -169,6 +169,7 @@ def evaluated(policy: str, seed: int, checkpoint: Path, *, work: Path, episodes:
     command += [f"episodes={episodes}", f"seed={mt10.FIRST_SCENE}", "control_episodes=0", f"out={out}"]
     command += ["suite={profile: fast, image_size: 64, cameras: [side, top]}"]
     command += ["execution.ensemble=newest"] if policy not in PEERS else []
+    command += ["films=false"] if seed else []
     if not (out / "report.json").is_file():
         if others := sorted(map(str, work.glob("*/eval/report.json"))):  # whose floor and ceiling are the same
             merge.main([*(str(Path(one).parent) for one in others[:1]), "--out", str(out)])
