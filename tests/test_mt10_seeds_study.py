@@ -1,6 +1,7 @@
 """The study of several training seeds: steps are planned once, commands are those that are written down."""
 
 import json
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 
@@ -68,17 +69,37 @@ def test_what_made_a_checkpoint_is_written_down_as_it_may_be_given_again(tmp_pat
     assert json.loads((tmp_path / "provenance.json").read_text()) == plain
 
 
-def test_seeds_are_pooled_and_shown_apart():
+def cell_of(rates):
+    """As of a report: four scenes of each task, ``rates`` of them won."""
     tasks = import_module("benchmarks.mt10").TASKS
+    detail = [{"seed": seed, "success": seed < rates} for seed in range(4)]
+    report = {
+        "tasks": {task: {"episodes": 4, "successes": rates, "episodes_detail": detail} for task in tasks},
+        "provenance": {"parameters": 1_500_000},
+        "latency_ms": {"p50": 1.0, "p95": 12.4},
+        "wall_s": {"evaluate": 60.0},
+    }
+    return study.told(report)
 
-    def report(successes):
-        return {
-            "tasks": {task: {"episodes": 4, "successes": successes} for task in tasks},
-            "mean": {"success_rate": successes / 4},
-        }
 
-    reports = [report(4), report(2)]
-    assert study.pooled(reports)["success_rate"] == 0.75
-    line = study.table({"ours": reports}).splitlines()[-1]
+def test_seeds_are_together_and_shown_apart():
+    cells = [cell_of(4), cell_of(2)]
+    whole = study.together(cells)
+    assert whole["success_rate"] == 0.75
+    assert whole["wilson"][1] - whole["wilson"][0] > 0.4  # two trainings that differ by half
+    assert study.together(cells[:1])["wilson"] == cells[0]["wilson"]
+    line = study.table({"ours": cells}).splitlines()[-1]
     assert line.startswith("| ours | 0.75 (")
-    assert "| 1.00, 0.50 | 6 | 6 |" in line
+    assert "| 1.00, 0.50 | 1.5 M | 12 ms | 6 | 6 |" in line
+
+
+def test_a_cell_is_kept_and_not_trained_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(import_module("benchmarks.study"), "RESULTS", tmp_path)
+    monkeypatch.setattr(study, "trained", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(study, "evaluated", lambda *_, **__: {})
+    monkeypatch.setattr(study, "told", lambda report: {"won": [1]})
+    given, planned = Namespace(data=DATA, work=tmp_path, episodes=4), {"steps": {"l1": {"l1": 7}}}
+    first = study.cell("l1", 0, planned, given)
+    assert first["steps_trained"] == {"l1": 7}
+    monkeypatch.setattr(study, "trained", lambda *_, **__: pytest.fail("trained again"))
+    assert study.cell("l1", 0, planned, given) == first

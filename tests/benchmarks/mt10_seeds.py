@@ -2,8 +2,8 @@
 
 One policy for ten tasks. A policy's steps are what ``--minutes`` of one core buy on a machine with nothing else to do
 (`plan`, measured once and kept), so that what else runs later changes no figure. Every cell is a training and an
-evaluation, each a command of its own, which stands in its report; run again to go on. At the end it prints the
-command of the page.
+evaluation, each a command of its own, which stands in its report; what is found is kept as a small json, and the same
+command goes on where it stopped. At the end it prints the command of the page.
 """
 
 import json
@@ -13,18 +13,21 @@ import shlex
 import shutil
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 from benchmarks import mt10, uva_study
-from benchmarks.study import RESULTS, TRIAL, cell_of, markdown, mean_of
+from benchmarks.study import RESULTS, TRIAL, Cell, cell_of, kept, markdown, mean_of
 from benchmarks.tiny_smolvla import tiny_smolvla
 
 from policies.lerobot_plugin.command import adopt
 from sim import merge
+from sim.intervals import percentiles, resampled_rates
 from sim.results import read_report
 from sim.tasks.metaworld import INSTRUCTIONS
 from vla.bench import Row, parser, write_bench
@@ -118,7 +121,7 @@ def plan(minutes: float, *, data: Path, work: Path) -> dict[str, Any]:
     """Policy → stage → its steps; measured once."""
     found = json.loads(PLAN.read_text()) if PLAN.is_file() else {"minutes": minutes, "s_a_step": {}, "steps": {}}
     if found["minutes"] != minutes:
-        raise UnderstudyError(f"{PLAN.name} is for {found['minutes']} minutes: remove it to plan for {minutes}")
+        raise UnderstudyError(f"{PLAN.name} is for {found['minutes']} minutes: remove it and its cells for {minutes}")
     for policy in POLICIES:
         if policy not in found["steps"]:
             one = seconds_a_step(policy, data=data, work=work)
@@ -191,34 +194,62 @@ def main(argv: list[str]) -> int:
     planned = plan(given.minutes, data=given.data, work=given.work)
     if given.only == "plan":
         return 0
-    reports: dict[str, list[dict[str, Any]]] = {}
+    cells: dict[str, list[Cell]] = {}
     for seed in given.seeds:
         for policy in given.policies:
-            checkpoint = trained(policy, seed, planned, data=given.data, work=given.work)
-            if given.only != "train":
-                report = evaluated(policy, seed, checkpoint, work=given.work, episodes=given.episodes)
-                reports.setdefault(policy, []).append(report)
-    if reports:
-        sys.stdout.write(table(reports))
-        runs = " ".join(f"{policy}={given.work}/{policy}-*/eval" for policy in reports)
+            if given.only == "train":
+                trained(policy, seed, planned, data=given.data, work=given.work)
+            else:
+                cells.setdefault(policy, []).append(cell(policy, seed, planned, given))
+    if cells:
+        sys.stdout.write(table(cells))
+        runs = " ".join(f"{policy}={given.work}/{policy}-*/eval" for policy in cells)
         sys.stdout.write(f"vla leaderboard {runs} --out {given.work}/leaderboard\n")
-        rows = [Row(name, pooled(all_of)["success_rate"], "success") for name, all_of in reports.items()]
+        rows = [Row(name, together(each)["success_rate"], "success") for name, each in cells.items()]
         write_bench("mt10_seeds", rows, {}, given.json, notes=("success on unseen scenes, all seeds together",))
     return 0
 
 
-def pooled(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A policy's seeds together."""
-    tasks = {task: sum(one["tasks"][task]["successes"] for one in reports) for task in mt10.TASKS}
-    return cell_of(tasks, sum(one["tasks"][mt10.TASKS[0]]["episodes"] for one in reports))
+def cell(policy: str, seed: int, planned: Mapping[str, Any], given: Namespace) -> Cell:
+    """A training and its evaluation, or what was kept of them."""
+
+    def played() -> Cell:
+        checkpoint = trained(policy, seed, planned, data=given.data, work=given.work)
+        return told(evaluated(policy, seed, checkpoint, work=given.work, episodes=given.episodes))
+
+    name, steps = f"mt10-seeds-{policy}-{seed}", planned["steps"][policy]
+    return kept(name, played, episodes=given.episodes, steps_trained=steps)
 
 
-def table(reports: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """One line a policy: all seeds together, each seed, then the successes of each task."""
+def told(report: Mapping[str, Any]) -> Cell:
+    """What is kept of a report: successes, which scenes were won, size and how long the policy thinks."""
+    rows = [row for task in mt10.TASKS for row in report["tasks"][task]["episodes_detail"]]
+    successes = {task: report["tasks"][task]["successes"] for task in mt10.TASKS}
+    return cell_of(successes, report["tasks"][mt10.TASKS[0]]["episodes"]) | {
+        "won": [int(row["success"]) for row in rows],
+        "parameters": report["provenance"]["parameters"],
+        "latency_ms": {name: report["latency_ms"][name] for name in ("p50", "p95")},
+        "evaluate_s": report["wall_s"]["evaluate"],
+    }
+
+
+def together(cells: Sequence[Cell]) -> Cell:
+    """A policy's trainings; the interval is the leaderboard's: another training, and other scenes."""
+    tasks = {task: sum(one["tasks"][task] for one in cells) for task in mt10.TASKS}
+    found = cell_of(tasks, sum(one["episodes"] for one in cells))
+    strata = [task for task in mt10.TASKS for _ in range(cells[0]["episodes"])]
+    drawn = percentiles(resampled_rates([np.array([one["won"] for one in cells])], strata)[:, 0])
+    low, high = found["wilson"]
+    return found | {"wilson": (min(low, drawn[0]), max(high, drawn[1]))} if len(cells) > 1 else found
+
+
+def table(cells: Mapping[str, Sequence[Cell]]) -> str:
+    """One line a policy: all seeds together, each seed, size, thinking, then the successes of each task."""
     lines = []
-    for name, all_of in reports.items():
-        cell = pooled(all_of)
-        each = ", ".join(f"{one['mean']['success_rate']:.2f}" for one in all_of)
-        lines.append([name, mean_of(cell), each, *(str(cell["tasks"][task]) for task in mt10.TASKS)])
-    head = ["", "mean (95 %)", "each seed", *(task.removeprefix("metaworld/") for task in mt10.TASKS)]
-    return markdown(head, lines)
+    for name, each in cells.items():
+        whole = together(each)
+        rates = ", ".join(f"{one['success_rate']:.2f}" for one in each)
+        about = [f"{each[0]['parameters'] / 1e6:.1f} M", f"{median(one['latency_ms']['p95'] for one in each):.0f} ms"]
+        lines.append([name, mean_of(whole), rates, *about, *(str(whole["tasks"][task]) for task in mt10.TASKS)])
+    head = ["", "mean (95 %)", "each seed", "parameters", "95 % of answers within"]
+    return markdown([*head, *(task.removeprefix("metaworld/") for task in mt10.TASKS)], lines)
