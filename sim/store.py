@@ -42,7 +42,7 @@ from vla.errors import UnderstudyError
 FILE = "episodes.sqlite"
 OURS = ("vla", "policies", "robot_bridge", "sim")
 """Our packages."""
-DECIDING = ("numpy", "torch", "mujoco", "metaworld")
+DECIDING = ("numpy", "torch", "diffusers", "transformers", "lerobot", "mujoco", "gymnasium", "metaworld")
 """Packages of others whose version may change a number."""
 SCHEMA = 1
 APPLICATION = 0x56E9150D
